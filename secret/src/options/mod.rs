@@ -1,0 +1,212 @@
+//! Options as users write them, in every spelling, turned into one tree and from there into typed structs.
+//!
+//! `a.b=1,c=x,,y` ([`keyval`]) and `{"a": {"b": 1}}` (JSON) become the same [`Options`]; [`Options::parse`] turns it
+//! into a type that derives `serde::Deserialize` ([`de`]). A key that the type does not have is an error naming it.
+
+pub mod de;
+pub mod keyval;
+pub mod size;
+
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+
+pub use de::OptionError;
+pub use size::Size;
+
+/// A tree of options. Values that came from `key=value` text are strings; values from JSON keep their type.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Options(Map<String, Value>);
+
+impl Options {
+    /// No options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Builds the tree from dotted pairs, later pairs overriding earlier ones.
+    ///
+    /// # Errors
+    /// A key that is used both for a value and as the prefix of other keys, or an empty key part.
+    pub fn from_pairs<K: AsRef<str>, V: Into<Value>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self> {
+        let mut options = Self::new();
+        for (key, value) in pairs {
+            options.set(key.as_ref(), value)?;
+        }
+        Ok(options)
+    }
+
+    /// Parses a JSON object; keys may be dotted and nested at once (`{"file.driver": "raw", "file": {...}}`).
+    ///
+    /// # Errors
+    /// Text that is not JSON or not an object, and conflicting keys.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)
+            .map_err(|e| Error::invalid(format!("Could not parse the JSON options: {e}")))?;
+        match value {
+            Value::Object(map) => Self::from_map(map),
+            _ => Err(Error::invalid("The JSON options must be an object")),
+        }
+    }
+
+    /// Takes a JSON object, expanding dotted keys.
+    ///
+    /// # Errors
+    /// Conflicting keys.
+    pub fn from_map(map: Map<String, Value>) -> Result<Self> {
+        let mut options = Self::new();
+        for (key, value) in map {
+            match value {
+                Value::Object(inner) => options.merge(&key, Self::from_map(inner)?)?,
+                value => options.set(&key, value)?,
+            }
+        }
+        Ok(options)
+    }
+
+    /// Sets one value; `key` may be dotted.
+    ///
+    /// # Errors
+    /// A part of `key` that already holds a value and not a subtree, or the reverse.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
+        let (parents, last) = key.rsplit_once('.').map_or((None, key), |(p, l)| (Some(p), l));
+        let map = self.subtree_mut(key, parents)?;
+        if last.is_empty() {
+            return Err(Error::invalid(format!("Invalid parameter '{key}'")));
+        }
+        if map.get(last).is_some_and(Value::is_object) {
+            return Err(Error::invalid(format!("Parameter '{key}' is used both as a value and as a group")));
+        }
+        map.insert(last.to_owned(), value.into());
+        Ok(())
+    }
+
+    /// Like [`Options::set`], for a value that must not override one the user gave.
+    ///
+    /// # Errors
+    /// As for [`Options::set`].
+    pub fn set_default(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
+        if self.get(key).is_none() { self.set(key, value) } else { Ok(()) }
+    }
+
+    /// Puts a whole subtree under the dotted `key`, merging with what is there.
+    ///
+    /// # Errors
+    /// As for [`Options::set`].
+    pub fn merge(&mut self, key: &str, tree: Options) -> Result<()> {
+        self.subtree_mut(key, Some(key))?;
+        for (name, value) in tree.0 {
+            let path = format!("{key}.{name}");
+            match value {
+                Value::Object(inner) => self.merge(&path, Options(inner))?,
+                value => self.set(&path, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays `over` over this tree: its values win.
+    ///
+    /// # Errors
+    /// As for [`Options::set`].
+    pub fn overlay(&mut self, over: Options) -> Result<()> {
+        for (name, value) in over.0 {
+            match value {
+                Value::Object(inner) => self.merge(&name, Options(inner))?,
+                value => self.set(&name, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The value at a dotted key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let first = self.0.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| value.as_object()?.get(part))
+    }
+
+    /// The text at a dotted key, if it is a string.
+    pub fn get_str(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    /// Takes the value of a dotted key out of the tree.
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        match key.split_once('.') {
+            None => self.0.shift_remove(key),
+            Some((first, rest)) => {
+                let map = self.0.get_mut(first)?.as_object_mut()?;
+                let mut inner = Options(std::mem::take(map));
+                let value = inner.take(rest);
+                *map = inner.0;
+                if map.is_empty() {
+                    self.0.shift_remove(first);
+                }
+                value
+            }
+        }
+    }
+
+    /// Turns the tree into `T`, converting strings to numbers, sizes and booleans as the fields ask.
+    ///
+    /// # Errors
+    /// An unknown, missing or malformed key, by its full dotted name.
+    pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, OptionError> {
+        de::parse(&self.0)
+    }
+
+    /// Whether there are no options.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The names at the top level, in the order given.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The tree as a JSON object.
+    pub fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
+
+    fn subtree_mut(&mut self, key: &str, path: Option<&str>) -> Result<&mut Map<String, Value>> {
+        let mut map = &mut self.0;
+        for part in path.into_iter().flat_map(|p| p.split('.')) {
+            if part.is_empty() {
+                return Err(Error::invalid(format!("Invalid parameter '{key}'")));
+            }
+            let value = map.entry(part).or_insert_with(|| Value::Object(Map::new()));
+            map = value.as_object_mut().ok_or_else(|| {
+                Error::invalid(format!("Parameter '{key}' is used both as a value and as a group"))
+            })?;
+        }
+        Ok(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dotted_keys_and_json_give_the_same_tree() {
+        let dotted = Options::from_pairs([("driver", "raw"), ("file.filename", "a"), ("file.locking", "off")]);
+        let json = Options::from_json(r#"{"driver": "raw", "file.filename": "a", "file": {"locking": "off"}}"#);
+        assert_eq!(dotted.unwrap(), json.unwrap());
+    }
+
+    #[test]
+    fn a_key_cannot_be_value_and_group_at_once() {
+        assert!(Options::from_pairs([("file", "a"), ("file.driver", "raw")]).is_err());
+        assert!(Options::from_pairs([("file.driver", "raw"), ("file", "a")]).is_err());
+        assert!(Options::from_pairs([("file..driver", "raw")]).is_err());
+    }
+
+    #[test]
+    fn take_removes_empty_groups() {
+        let mut o = Options::from_pairs([("cache.direct", "on")]).unwrap();
+        assert_eq!(o.take("cache.direct"), Some(Value::from("on")));
+        assert!(o.is_empty());
+    }
+}
