@@ -1,1 +1,30 @@
-//! x
+//! The block layer: what reads and writes bytes, and how the pieces stack.
+//!
+//! A [`Driver`] (protocol, filter or format) sits in a [`Node`], which does for all of them what each would otherwise do
+//! for itself. Commands hold an [`Image`], drivers hold a [`Child`]. [`graph`] turns what the user typed into nodes.
+//! Nothing here knows a particular image format.
+
+#![deny(unsafe_code)]
+
+pub mod buffer;
+pub mod copy;
+mod driver;
+pub mod extents;
+pub mod graph;
+mod image;
+mod inflight;
+mod iovec;
+mod node;
+pub mod protocol;
+mod sys;
+pub mod tool;
+
+pub use driver::{
+    Driver, Event, FormatInfo, Host, Level, Limits, MapKind, Mapping, Prealloc, Quiesced, Resize, Want,
+    WriteFlags, ZeroFlags,
+};
+pub use graph::{Perm, Perms};
+pub use image::{Child, Image, WriteCache};
+pub use iovec::{IoVec, IoVecMut};
+pub use node::{DetectZeroes, Node, NodeFlags, NodeName, SECTOR};
+pub use secret::{Context, Error, Kind, Options, Result};

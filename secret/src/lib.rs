@@ -10,3 +10,7 @@ pub mod options;
 
 pub use error::{Context, Error, Kind, Result, strerror};
 pub use options::Options;
+
+/// placeholder
+#[derive(Debug, Default)]
+pub struct Registry;

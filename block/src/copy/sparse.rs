@@ -1,0 +1,69 @@
+//! Which parts of a chunk are zeroes worth leaving out.
+
+use crate::buffer::is_zero;
+use std::ops::Range;
+
+/// The unit in which zeroes are looked for, in bytes.
+const UNIT: usize = 512;
+
+/// Cuts `bytes` into runs, telling zeroes from data. A run of zeroes shorter than `min` bytes counts as data.
+/// Runs meet at multiples of `align` of the target, where `bytes` stand at offset `at`: data grows to them.
+pub(super) fn runs(bytes: &[u8], at: u64, min: u64, align: u64) -> Vec<(Range<usize>, bool)> {
+    let unit = usize::try_from(align).unwrap_or(UNIT).max(UNIT);
+    let min = usize::try_from(min).unwrap_or(usize::MAX).max(1);
+    let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let to_boundary = unit - usize::try_from(at % unit as u64).unwrap_or(0);
+        let first = if start == 0 { to_boundary } else { unit };
+        let end = (start + first).min(bytes.len());
+        push(&mut runs, start..end, is_zero(&bytes[start..end]));
+        start = end;
+    }
+    let short = |(range, zero): (Range<usize>, bool)| {
+        let keep = zero && (range.len() >= min || range.len() == bytes.len());
+        (range, keep)
+    };
+    let mut merged = Vec::with_capacity(runs.len());
+    runs.into_iter().map(short).for_each(|(range, zero)| push(&mut merged, range, zero));
+    merged
+}
+
+fn push(runs: &mut Vec<(Range<usize>, bool)>, range: Range<usize>, zero: bool) {
+    match runs.last_mut() {
+        Some((last, kind)) if *kind == zero => last.end = range.end,
+        _ => runs.push((range, zero)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_data(len: usize, data: &[usize]) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        data.iter().for_each(|&i| bytes[i] = 1);
+        bytes
+    }
+
+    #[test]
+    fn short_runs_of_zeroes_are_data() {
+        let bytes = with_data(16384, &[0, 1024, 8192]);
+        let want = vec![(0..1536, false), (1536..8192, true), (8192..8704, false), (8704..16384, true)];
+        assert_eq!(runs(&bytes, 0, 4096, 1), want);
+    }
+
+    #[test]
+    fn a_chunk_of_zeroes_is_one_run_however_short() {
+        assert_eq!(runs(&[0; 1024], 0, 4096, 1), vec![(0..1024, true)]);
+    }
+
+    #[test]
+    fn runs_meet_at_target_boundaries() {
+        let bytes = with_data(16384, &[4096]);
+        assert_eq!(
+            runs(&bytes, 512, 512, 4096),
+            vec![(0..3584, true), (3584..7680, false), (7680..16384, true)]
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! What the author of a protocol, filter or format writes: the [`Driver`] trait and the values it speaks in.
+//!
+//! A driver may take for granted what [`Node`] guarantees: requests are aligned to its [`Limits`], not longer than its
+//! maximum transfer, inside the image where it does not grow, and never empty.
+
+use crate::{Child, IoVec, IoVecMut, Node, Result};
+use bitflags::bitflags;
+use serde_json::Value;
+use std::{fmt, ops::Range, sync::Arc};
+
+bitflags! {
+    /// How a write is to be done.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct WriteFlags: u8 {
+        /// Force unit access: the data is on stable storage when the write returns.
+        const FUA = 1;
+        /// Store it compressed.
+        const COMPRESSED = 2;
+    }
+}
+
+bitflags! {
+    /// How a write of zeroes is to be done.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct ZeroFlags: u8 {
+        /// The range may be deallocated if it then reads as zeroes.
+        const MAY_UNMAP = 1;
+        /// Fail rather than write buffers of zeroes.
+        const NO_FALLBACK = 2;
+        /// Force unit access, as for a write.
+        const FUA = 4;
+    }
+}
+
+/// How far a flush goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Driver caches are written back to the layer below; another reader of the file sees them.
+    Os,
+    /// Also on stable storage.
+    Disk,
+}
+
+/// What a driver can do, and how it wants to be asked.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests start and end at multiples of this many bytes (a power of two).
+    pub request_align: u32,
+    /// Buffers start at multiples of this many bytes in memory (a power of two).
+    pub memory_align: u32,
+    /// The longest request, in bytes; none when `None`.
+    pub max_transfer: Option<u64>,
+    /// Writes of zeroes are best aligned to this many bytes.
+    pub zero_granularity: u32,
+    /// Discards smaller than this many bytes have no effect.
+    pub discard_granularity: u32,
+    /// Write flags the driver honours by itself; [`Node`] emulates the others.
+    pub write_flags: WriteFlags,
+    /// Whether an image just created with this driver reads as zeroes everywhere.
+    pub zero_init: bool,
+    /// The allocation unit of the format, in bytes.
+    pub cluster_size: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            request_align: 1,
+            memory_align: 1,
+            max_transfer: None,
+            zero_granularity: 1,
+            discard_granularity: 1,
+            write_flags: WriteFlags::empty(),
+            zero_init: false,
+            cluster_size: None,
+        }
+    }
+}
+
+/// What [`Driver::map`] is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Anything that makes a copy cheaper; coarse answers are fine.
+    Zeroes,
+    /// Everything, host offsets included.
+    Exact,
+}
+
+/// What a range is, in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapKind {
+    /// Bytes stored in this layer.
+    Data,
+    /// Reads as zeroes without stored bytes.
+    Zero,
+    /// Not in this layer: the backing layer decides.
+    Absent,
+}
+
+/// Where bytes are stored.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The node that stores them; `None` stands for the node that was asked.
+    pub node: Option<Arc<Node>>,
+    /// Offset in that node, in bytes.
+    pub offset: u64,
+}
+
+/// The answer of [`Driver::map`]: the longest run from the offset asked that is all of one kind.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// Length of the run in bytes; at least 1.
+    pub len: u64,
+    /// What it is.
+    pub kind: MapKind,
+    /// Where it is stored, if anywhere in particular.
+    pub host: Option<Host>,
+    /// The bytes at `host` are the guest's bytes: neither compressed nor encrypted.
+    pub plain: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// The run ends at the end of the image.
+    pub eof: bool,
+}
+
+impl Mapping {
+    /// A run of stored bytes without a host offset.
+    pub fn data(len: u64) -> Self {
+        Mapping { len, kind: MapKind::Data, host: None, plain: false, compressed: false, eof: false }
+    }
+
+    /// A run that reads as zeroes.
+    pub fn zero(len: u64) -> Self {
+        Mapping { kind: MapKind::Zero, ..Self::data(len) }
+    }
+
+    /// The same run, stored as it is at `offset` of `node` (`None`: of the node that was asked).
+    #[must_use]
+    pub fn at(self, node: Option<Arc<Node>>, offset: u64) -> Self {
+        Mapping { host: Some(Host { node, offset }), plain: true, ..self }
+    }
+}
+
+/// How new space is to be allocated when an image is created or grown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prealloc {
+    /// Not at all.
+    #[default]
+    Off,
+    /// The tables, but not the data.
+    Metadata,
+    /// Space reserved without writing it.
+    Falloc,
+    /// Space written with zeroes.
+    Full,
+}
+
+/// A change of size.
+#[derive(Debug, Clone, Copy)]
+pub struct Resize {
+    /// The new size in bytes.
+    pub size: u64,
+    /// How to allocate what is added.
+    pub prealloc: Prealloc,
+}
+
+/// Proof that no request is in flight on a node and none can start: see [`Node::drain`].
+#[derive(Debug)]
+pub struct Quiesced<'a> {
+    pub(crate) _gate: crate::inflight::Drained<'a>,
+}
+
+/// Debug events, as `blkdebug` counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event(pub &'static str);
+
+/// What a format tells about itself for `info`.
+#[derive(Debug, Clone, Default)]
+pub struct FormatInfo {
+    /// Whether the contents are encrypted.
+    pub encrypted: bool,
+    /// Whether the image is marked as not cleanly closed.
+    pub dirty: bool,
+    /// The backing file's name as stored.
+    pub backing_file: Option<String>,
+    /// The backing file's format as stored.
+    pub backing_format: Option<String>,
+    /// Members of `format-specific` (`type` and `data`), for formats that have any.
+    pub specific: Option<(&'static str, Value)>,
+}
+
+/// A protocol, filter or format. Synchronous, positioned, usable from any thread.
+///
+/// # Errors
+/// Every method fails with the error of the layer below or with what is wrong in the image; it does not name the
+/// file, which whoever opened the graph adds.
+pub trait Driver: Send + Sync + fmt::Debug {
+    /// Length of the contents in bytes.
+    fn len(&self) -> Result<u64>;
+
+    /// What this driver can do.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    /// The nodes below, with their role names.
+    fn children(&self) -> Arc<[Child]> {
+        Arc::default()
+    }
+
+    /// What the run at `at` is, in this layer only; the answer covers at most `max` bytes.
+    fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping>;
+
+    /// Reads all of `to`; what lies past the end of the contents is not asked for.
+    fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()>;
+
+    /// Writes all of `from`.
+    fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()>;
+
+    /// Makes a range read as zeroes without sending zeroes; `Unsupported` asks the caller to send them.
+    fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        let _ = (range, flags);
+        Err(crate::Error::from_errno(nix::libc::ENOTSUP))
+    }
+
+    /// Gives a range up; what it reads as afterwards is unspecified. `Unsupported` is no failure.
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(crate::Error::from_errno(nix::libc::ENOTSUP))
+    }
+
+    /// Covers every write completed before it began.
+    fn flush(&self, level: Level) -> Result<()>;
+
+    /// Changes the length of the contents.
+    fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        let _ = (q, to);
+        Err(crate::Error::unsupported("Image format driver does not support resize"))
+    }
+
+    /// Writes back what must be on disk in an image that is closed properly.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A point that fault injection may be waiting for; filters forward it to the protocol.
+    fn event(&self, event: Event) {
+        let _ = event;
+    }
+
+    /// Space used on disk in bytes, where that can be known.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
+
+    /// Takes and checks the permissions the parent wants. Only protocols that other processes can reach have anything
+    /// to do; a format asked for its children's permissions when it opened them.
+    fn permit(&self, perms: crate::Perms) -> Result<()> {
+        let _ = perms;
+        Ok(())
+    }
+
+    /// What `info` prints.
+    fn info(&self) -> FormatInfo {
+        FormatInfo::default()
+    }
+}

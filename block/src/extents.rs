@@ -1,0 +1,141 @@
+//! What an image is made of, run by run: the one view that map, convert, compare and measure share.
+//!
+//! [`Extents`] walks a chain of images lazily: where the top layer has nothing, the backing layer is asked, and so on.
+//! Runs that continue each other are merged.
+
+use crate::{MapKind, Node, Result, Want};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A run of an image that is all of one kind.
+#[derive(Debug, Clone)]
+pub struct Extent {
+    /// Offset in the image, in bytes.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// How many layers down it was found; 0 is the top.
+    pub depth: u32,
+    /// Some layer of the chain has it (as data or as zeroes).
+    pub present: bool,
+    /// It reads as zeroes.
+    pub zero: bool,
+    /// Bytes are stored for it.
+    pub data: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// Where it is stored, where that is one place.
+    pub host: Option<(Arc<Node>, u64)>,
+}
+
+impl Extent {
+    fn continues(&self, next: &Extent) -> bool {
+        let same = self.depth == next.depth
+            && (self.present, self.zero, self.data, self.compressed)
+                == (next.present, next.zero, next.data, next.compressed);
+        let host = match (&self.host, &next.host) {
+            (Some((a, at)), Some((b, bt))) => Arc::ptr_eq(a, b) && at + self.len == *bt,
+            (None, None) => true,
+            _ => false,
+        };
+        same && host
+    }
+}
+
+/// The extents of a range, in order, as an iterator. It ends after the first error.
+#[derive(Debug)]
+pub struct Extents {
+    top: Arc<Node>,
+    at: u64,
+    end: u64,
+    want: Want,
+    ahead: Option<Extent>,
+}
+
+impl Extents {
+    /// The extents of `range` of the image whose top layer is `top`.
+    pub fn new(top: &Arc<Node>, range: Range<u64>, want: Want) -> Self {
+        Extents { top: Arc::clone(top), at: range.start, end: range.end, want, ahead: None }
+    }
+
+    /// The next run as the layers report it, not merged with what follows.
+    fn step(&mut self) -> Result<Option<Extent>> {
+        if let Some(extent) = self.ahead.take() {
+            return Ok(Some(extent));
+        }
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let extent = find(&self.top, self.at, self.end - self.at, self.want)?;
+        self.at += extent.len;
+        Ok(Some(extent))
+    }
+
+    fn merged(&mut self) -> Result<Option<Extent>> {
+        let Some(mut extent) = self.step()? else { return Ok(None) };
+        while let Some(next) = self.step()? {
+            if !extent.continues(&next) {
+                self.ahead = Some(next);
+                break;
+            }
+            extent.len += next.len;
+        }
+        Ok(Some(extent))
+    }
+}
+
+impl Iterator for Extents {
+    type Item = Result<Extent>;
+
+    fn next(&mut self) -> Option<Result<Extent>> {
+        let next = self.merged();
+        if next.is_err() {
+            (self.at, self.ahead) = (self.end, None);
+        }
+        next.transpose()
+    }
+}
+
+/// The run at `at`, from the first layer that has it.
+fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
+    let mut layer = Arc::clone(top);
+    let mut max = max;
+    let mut depth = 0;
+    loop {
+        let mapping = layer.map(at, max, want)?;
+        max = mapping.len;
+        if mapping.kind != MapKind::Absent {
+            let zero = mapping.kind == MapKind::Zero || reads_zero_below(&layer, &mapping, &mut max)?;
+            return Ok(Extent {
+                start: at,
+                len: max,
+                depth,
+                present: true,
+                zero,
+                data: mapping.kind == MapKind::Data,
+                compressed: mapping.compressed,
+                host: mapping.host.and_then(|h| Some((h.node?, h.offset))),
+            });
+        }
+        match layer.child("backing") {
+            Some(below) => layer = below,
+            None => return Ok(absent(at, max, depth)),
+        }
+        depth += 1;
+    }
+}
+
+fn absent(start: u64, len: u64, depth: u32) -> Extent {
+    Extent { start, len, depth, present: false, zero: true, data: false, compressed: false, host: None }
+}
+
+/// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.
+fn reads_zero_below(layer: &Arc<Node>, mapping: &crate::Mapping, max: &mut u64) -> Result<bool> {
+    let Some(host) = mapping.host.as_ref().filter(|_| mapping.plain) else { return Ok(false) };
+    let Some(node) = host.node.as_ref().filter(|n| !Arc::ptr_eq(n, layer) && layer.owns(n)) else {
+        return Ok(false);
+    };
+    let below = node.map(host.offset, *max, Want::Zeroes)?;
+    *max = below.len.min(*max);
+    Ok(below.kind == MapKind::Zero)
+}

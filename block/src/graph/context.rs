@@ -1,0 +1,96 @@
+//! What a driver sees while it is opened: its options, and the way to its children.
+
+use super::open::{ChildSource, open_child};
+use super::{Env, OpenFlags, Perms};
+use crate::{Child, Context, Error, Node, Options, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Handed to a driver's open function.
+#[derive(Debug)]
+pub struct OpenCtx<'a> {
+    /// Drivers and objects.
+    pub env: Env<'a>,
+    /// How the node is opened.
+    pub flags: OpenFlags,
+    /// What the node's parent wants.
+    pub perms: Perms,
+    pub(super) driver: &'static super::DriverRow,
+    pub(super) options: Options,
+    pub(super) children: BTreeMap<&'static str, ChildSource>,
+    pub(super) depth: u32,
+    /// What the node will be called by, filled in as children are opened.
+    pub(super) opened: Vec<Child>,
+}
+
+impl OpenCtx<'_> {
+    /// The driver's own options, as the type that lists them.
+    ///
+    /// # Errors
+    /// An unknown, missing or malformed option, by name.
+    pub fn options<T: DeserializeOwned>(&self) -> Result<T> {
+        use secret::options::OptionError;
+        self.options.parse().map_err(|e| match e {
+            OptionError::Unknown(key) => self.unknown_option(&key),
+            e => e.into(),
+        })
+    }
+
+    fn unknown_option(&self, key: &str) -> Error {
+        let name = self.driver.name;
+        Error::invalid(match self.driver.kind {
+            super::DriverKind::Protocol => {
+                format!("Block protocol '{name}' doesn't support the option '{key}'")
+            }
+            _ => format!("Block format '{name}' does not support the option '{key}'"),
+        })
+    }
+
+    /// Whether the options (or the file name) describe a child in this role.
+    pub fn has_child(&self, role: &str) -> bool {
+        self.children.contains_key(role)
+    }
+
+    /// Opens the child the options describe in this role.
+    ///
+    /// # Errors
+    /// No such child described, or its own failure to open.
+    pub fn child(&mut self, role: &'static str, perms: Perms) -> Result<Child> {
+        let source = self
+            .children
+            .remove(role)
+            .ok_or_else(|| Error::invalid(format!("A block device must be specified for \"{role}\"")))?;
+        self.attach(role, source, perms)
+    }
+
+    /// Opens a child whose name stands in the image, such as a backing file; options for the role override it.
+    ///
+    /// # Errors
+    /// The child's failure to open.
+    pub fn child_named(&mut self, role: &'static str, filename: &str, perms: Perms) -> Result<Child> {
+        let mut source = match self.children.remove(role) {
+            Some(source) => source,
+            None => ChildSource::Describe { filename: None, options: Options::new() },
+        };
+        if let ChildSource::Describe { filename: name @ None, options } = &mut source
+            && options.get("filename").is_none()
+        {
+            *name = Some(filename.to_owned());
+        }
+        self.attach(role, source, perms).context(|| format!("Could not open {role} file"))
+    }
+
+    fn attach(&mut self, role: &'static str, source: ChildSource, perms: Perms) -> Result<Child> {
+        let node: Arc<Node> = open_child(self, role, source, perms)?;
+        let child = Child::new(role, node, perms.own.contains(super::Perm::RESIZE));
+        self.opened.push(child.clone());
+        Ok(child)
+    }
+
+    /// The text of an option that is not part of a typed struct, such as one shared by all drivers.
+    pub fn raw_option(&self, key: &str) -> Option<&Value> {
+        self.options.get(key)
+    }
+}

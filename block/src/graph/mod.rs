@@ -1,0 +1,119 @@
+//! From what the user typed to a graph of nodes.
+//!
+//! [`Source`] is a file name (plain, `json:{…}`, or with a protocol prefix) or an option string. [`open`] resolves it to
+//! one tree of options, opens the protocol first, probes the format where none was named, and then opens the format,
+//! which asks through its [`OpenCtx`] for the children it needs.
+
+mod context;
+mod create;
+mod name;
+mod open;
+mod table;
+
+pub use context::OpenCtx;
+pub use create::{
+    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, create, options_for, prealloc,
+};
+pub use name::{has_protocol, hash_order, json_name};
+pub use open::{Source, open, open_node};
+pub use table::{DriverKind, DriverRow, DriverTable, Probe};
+
+use crate::{DetectZeroes, WriteCache};
+use bitflags::bitflags;
+
+/// What everything that opens or creates images needs: the drivers there are and the objects the user made.
+#[derive(Debug, Clone, Copy)]
+pub struct Env<'a> {
+    /// The drivers of this program.
+    pub drivers: DriverTable,
+    /// The objects made by `--object`.
+    pub objects: &'a secret::Registry,
+}
+
+bitflags! {
+    /// What may be done with a node. The bit numbers are those of QEMU's image locking bytes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Perm: u8 {
+        /// Reads that are consistent.
+        const READ = 1 << 0;
+        /// Writes.
+        const WRITE = 1 << 1;
+        /// Writes that do not change what is read.
+        const WRITE_UNCHANGED = 1 << 2;
+        /// Changes of the length.
+        const RESIZE = 1 << 3;
+    }
+}
+
+/// What the parent of a node wants to do with it, and what it lets others do meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Perms {
+    /// What the parent does itself.
+    pub own: Perm,
+    /// What others may do.
+    pub shared: Perm,
+}
+
+/// The cache mode, as its three independent switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheMode {
+    /// Bypass the host's page cache (O_DIRECT).
+    pub direct: bool,
+    /// Ignore flushes.
+    pub no_flush: bool,
+    /// When writes count as done.
+    pub write: WriteCache,
+}
+
+impl CacheMode {
+    /// The mode of the given name, as `-t` takes it.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (direct, no_flush, write) = match name {
+            "none" | "off" => (true, false, WriteCache::Back),
+            "writeback" => (false, false, WriteCache::Back),
+            "writethrough" => (false, false, WriteCache::Through),
+            "directsync" => (true, false, WriteCache::Through),
+            "unsafe" => (false, true, WriteCache::Back),
+            _ => return None,
+        };
+        Some(CacheMode { direct, no_flush, write })
+    }
+}
+
+/// How a graph is opened. Children inherit it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenFlags {
+    /// With the right to write.
+    pub writable: bool,
+    /// With the right to change the length.
+    pub resize: bool,
+    /// The cache mode.
+    pub cache: CacheMode,
+    /// Pass discards on.
+    pub discard: bool,
+    /// What to do with zeroes that are written.
+    pub detect_zeroes: DetectZeroes,
+    /// Others may do anything to the file meanwhile.
+    pub force_share: bool,
+    /// Others may not change the image meanwhile.
+    pub no_share: bool,
+    /// Only metadata is wanted: a format that needs a key opens without.
+    pub no_io: bool,
+    /// Backing files are not opened.
+    pub no_backing: bool,
+    /// Open what is marked broken, in order to repair it.
+    pub repair: bool,
+    /// The longest key derivation a key slot may ask for, in seconds (0: the default of 60).
+    pub max_kdf_seconds: u32,
+}
+
+impl OpenFlags {
+    /// What the user of the opened image needs, letting others do anything that does not conflict.
+    fn perms(&self) -> Perms {
+        let mut own = if self.no_io { Perm::empty() } else { Perm::READ };
+        own.set(Perm::WRITE, self.writable);
+        own.set(Perm::RESIZE, self.writable && self.resize);
+        let changes = Perm::WRITE | Perm::RESIZE;
+        Perms { own, shared: if self.no_share { Perm::all() - changes } else { Perm::all() } }
+    }
+}

@@ -1,0 +1,414 @@
+//! Opening: resolve the name, open the protocol, probe, open the format.
+
+use super::name::json_name;
+use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
+use crate::node::{DetectZeroes, NodeFlags, NodeName};
+use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
+use secret::options::keyval::{self, Bare};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How deep a graph may be: enough for any backing chain made by hand, short of exhausting the stack.
+const MAX_DEPTH: u32 = 1000;
+
+/// How many bytes formats get to see when probing.
+const PROBE_BYTES: usize = 2048;
+
+/// What the user named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file name: plain, `json:{…}` or with a protocol prefix.
+    Name(String),
+    /// An option string, `key=value,…`.
+    Options(String),
+}
+
+impl Source {
+    /// The text as the user typed it, for messages.
+    pub fn text(&self) -> &str {
+        match self {
+            Source::Name(text) | Source::Options(text) => text,
+        }
+    }
+
+    fn resolve(&self) -> Result<(Option<String>, Options)> {
+        match self {
+            Source::Name(name) => Ok((Some(name.clone()), Options::new())),
+            Source::Options(text) => {
+                let pairs = keyval::pairs(text, Bare::Switch("file"))?;
+                Ok((None, Options::from_pairs(pairs)?))
+            }
+        }
+    }
+}
+
+/// How a child is to be found.
+#[derive(Debug)]
+pub(super) enum ChildSource {
+    /// Described by options, a file name, or both.
+    Describe { filename: Option<String>, options: Options },
+    /// Opened already, for probing.
+    Opened(Arc<Node>),
+    /// Named as a node that exists already.
+    Reference(String),
+}
+
+/// Opens an image. `format` forces the driver.
+///
+/// # Errors
+/// `Could not open 'TEXT': …` with the cause.
+pub fn open(env: Env<'_>, source: &Source, format: Option<&str>, flags: OpenFlags) -> Result<Image> {
+    open_source(env, source, format, flags).context(|| format!("Could not open '{}'", source.text()))
+}
+
+fn open_source(env: Env<'_>, source: &Source, format: Option<&str>, flags: OpenFlags) -> Result<Image> {
+    let (filename, mut options) = source.resolve()?;
+    if let Some(format) = format {
+        options.set("driver", format)?;
+    }
+    let write = cache_writeback(&mut options)?.unwrap_or(flags.cache.write);
+    let node = open_node(env, filename.as_deref(), options, flags)?;
+    Ok(Image::new(node, write))
+}
+
+/// The legacy top-level option `cache.writeback`, which belongs to the image handle and not to a node.
+fn cache_writeback(options: &mut Options) -> Result<Option<WriteCache>> {
+    let Some(value) = options.take("cache.writeback") else { return Ok(None) };
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Typed {
+        cache_writeback: bool,
+    }
+    let typed: Typed = Options::from_pairs([("cache-writeback", value)])?.parse()?;
+    Ok(Some(if typed.cache_writeback { WriteCache::Back } else { WriteCache::Through }))
+}
+
+/// Opens a graph from a file name, options, or both, and gives its top node.
+///
+/// # Errors
+/// What is wrong, without naming the image: the caller knows what the user typed.
+pub fn open_node(
+    env: Env<'_>,
+    filename: Option<&str>,
+    options: Options,
+    flags: OpenFlags,
+) -> Result<Arc<Node>> {
+    Opener { env, flags, perms: flags.perms(), depth: 0 }.open(
+        filename.map(str::to_owned),
+        options,
+        Layer::Any,
+    )
+}
+
+pub(super) fn open_child(
+    parent: &OpenCtx<'_>,
+    role: &str,
+    source: ChildSource,
+    perms: Perms,
+) -> Result<Arc<Node>> {
+    let depth = parent.depth + 1;
+    if depth > MAX_DEPTH {
+        return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
+    }
+    let opener = Opener { env: parent.env, flags: parent.flags, perms, depth };
+    match source {
+        ChildSource::Describe { filename, options } => {
+            let probing = layer_of(parent.driver.kind, role);
+            opener.open(filename, options, probing)
+        }
+        ChildSource::Opened(node) => node.permit(perms).map(|()| node),
+        ChildSource::Reference(name) => {
+            Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
+        }
+    }
+}
+
+/// The `file` of a format is a protocol; anything else without a driver is probed.
+fn layer_of(parent: DriverKind, role: &str) -> Layer {
+    if parent == DriverKind::Format && role == "file" { Layer::Protocol } else { Layer::Any }
+}
+
+/// What a name without a driver may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    /// A probed format on a protocol.
+    Any,
+    /// The protocol alone.
+    Protocol,
+}
+
+/// Opens one node, with what its parent said.
+pub(super) struct Opener<'a> {
+    pub(super) env: Env<'a>,
+    pub(super) flags: OpenFlags,
+    pub(super) perms: Perms,
+    pub(super) depth: u32,
+}
+
+/// Options every node takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Common {
+    node_name: Option<String>,
+    read_only: Option<bool>,
+    auto_read_only: Option<bool>,
+    force_share: Option<bool>,
+    discard: Option<Discard>,
+    detect_zeroes: Option<DetectZeroes>,
+    cache: CacheSwitches,
+    active: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct CacheSwitches {
+    direct: Option<bool>,
+    no_flush: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Discard {
+    #[serde(alias = "off")]
+    Ignore,
+    #[serde(alias = "on")]
+    Unmap,
+}
+
+const COMMON: [&str; 8] = [
+    "node-name",
+    "read-only",
+    "auto-read-only",
+    "force-share",
+    "discard",
+    "detect-zeroes",
+    "cache",
+    "active",
+];
+
+impl Opener<'_> {
+    /// Opens the protocol that `filename` and `options` describe.
+    pub(super) fn open_protocol(self, filename: &str, options: Options) -> Result<Arc<Node>> {
+        self.open(Some(filename.to_owned()), options, Layer::Protocol)
+    }
+
+    fn open(mut self, filename: Option<String>, mut options: Options, layer: Layer) -> Result<Arc<Node>> {
+        let filename = expand_json(filename, &mut options)?;
+        let common = self.take_common(&mut options)?;
+        let named = self.named_driver(&mut options)?;
+        match named {
+            Some(row) if row.kind == DriverKind::Protocol => self.protocol(row, filename, options, &common),
+            Some(row) => {
+                let children = take_children(row, filename, &mut options);
+                self.finish(row, options, children, &common)
+            }
+            None if layer == Layer::Protocol => {
+                let row = super::create::protocol_of(self.env, filename.as_deref())?;
+                self.protocol(row, filename, options, &common)
+            }
+            None => self.probed(filename, options, &common),
+        }
+    }
+
+    fn take_common(&mut self, options: &mut Options) -> Result<Common> {
+        let mut tree = Options::new();
+        for key in COMMON {
+            if let Some(value) = options.take(key) {
+                match value {
+                    Value::Object(map) => tree.merge(key, Options::from_map(map)?)?,
+                    value => tree.set(key, value)?,
+                }
+            }
+        }
+        let common: Common = tree.parse()?;
+        let flags = &mut self.flags;
+        flags.writable &= !common.read_only.unwrap_or(false);
+        flags.force_share |= common.force_share.unwrap_or(false);
+        flags.discard = common.discard.map_or(flags.discard, |d| d == Discard::Unmap);
+        flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
+        flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
+        if !flags.writable {
+            self.perms.own &= super::Perm::READ;
+        }
+        if flags.force_share && flags.writable {
+            return Err(Error::invalid("force-share=on can only be used with read-only images"));
+        }
+        Ok(common)
+    }
+
+    fn named_driver(&self, options: &mut Options) -> Result<Option<&'static DriverRow>> {
+        let Some(value) = options.take("driver") else { return Ok(None) };
+        let name = value.as_str().ok_or_else(|| Error::invalid("Parameter 'driver' expects a string"))?;
+        let row = self.env.drivers.find(name);
+        row.map(Some).ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))
+    }
+
+    fn protocol(
+        self,
+        row: &'static DriverRow,
+        filename: Option<String>,
+        mut options: Options,
+        common: &Common,
+    ) -> Result<Arc<Node>> {
+        if let Some(filename) = filename {
+            let mut parsed = (row.parse_filename)(&filename)?;
+            parsed.overlay(options)?;
+            options = parsed;
+        }
+        let children = take_children(row, None, &mut options);
+        self.finish(row, options, children, common)
+    }
+
+    /// Opens the protocol, looks at what is there, and puts the format on it.
+    fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
+        let below = match child_source(filename, options.take("file")) {
+            None => return Err(Error::invalid("A block device must be specified for \"file\"")),
+            Some(ChildSource::Reference(name)) => {
+                let text = format!("Cannot find device='{name}' nor node-name='{name}'");
+                return Err(Error::new(Kind::NotFound, text));
+            }
+            Some(ChildSource::Opened(node)) => node,
+            Some(ChildSource::Describe { filename, options }) => {
+                let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
+                let opener = Opener { env: self.env, flags: self.flags, perms, depth: self.depth + 1 };
+                opener.open(filename, options, Layer::Protocol)?
+            }
+        };
+        let row = probe(self.env, &below)?;
+        let mut children = take_children(row, None, &mut options);
+        children.insert("file", ChildSource::Opened(below));
+        self.finish(row, options, children, common)
+    }
+
+    fn finish(
+        self,
+        row: &'static DriverRow,
+        options: Options,
+        children: BTreeMap<&'static str, ChildSource>,
+        common: &Common,
+    ) -> Result<Arc<Node>> {
+        let Opener { env, flags, perms, depth } = self;
+        let mut ctx =
+            OpenCtx { env, flags, perms, driver: row, options, children, depth, opened: Vec::new() };
+        let driver = (row.open)(&mut ctx)?;
+        if let Some(role) = ctx.children.keys().next() {
+            return Err(Error::invalid(format!(
+                "Block format '{}' does not support the option '{role}'",
+                row.name
+            )));
+        }
+        let name = node_name(row, &ctx.options, &ctx.opened, common);
+        let node_flags = NodeFlags {
+            read_only: !flags.writable,
+            discard: flags.discard,
+            detect_zeroes: common.detect_zeroes.unwrap_or(if depth == 0 {
+                flags.detect_zeroes
+            } else {
+                DetectZeroes::Off
+            }),
+        };
+        let node = Node::new(driver, name, node_flags);
+        node.permit(perms)?;
+        Ok(node)
+    }
+}
+
+/// Turns a `json:{…}` file name into options; those given directly win.
+fn expand_json(filename: Option<String>, options: &mut Options) -> Result<Option<String>> {
+    let Some(text) = filename.as_deref().and_then(|name| name.strip_prefix("json:")) else {
+        return Ok(filename);
+    };
+    let mut tree = Options::from_json(text)?;
+    tree.overlay(std::mem::take(options))?;
+    *options = tree;
+    Ok(None)
+}
+
+/// Takes the options of a driver's children out of its own.
+fn take_children(
+    row: &'static DriverRow,
+    filename: Option<String>,
+    options: &mut Options,
+) -> BTreeMap<&'static str, ChildSource> {
+    let mut filename = filename;
+    let mut children = BTreeMap::new();
+    for role in row.children {
+        let name = if *role == "file" { filename.take() } else { None };
+        if let Some(source) = child_source(name, options.take(role)) {
+            children.insert(*role, source);
+        }
+    }
+    children
+}
+
+fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
+    match value {
+        None | Some(Value::Null) => {
+            filename.map(|name| ChildSource::Describe { filename: Some(name), options: Options::new() })
+        }
+        Some(Value::Object(map)) => {
+            let mut options = Options::from_map(map).unwrap_or_default();
+            let named = options.get("driver").is_none().then(|| options.take("filename")).flatten();
+            let filename = filename.or_else(|| named.and_then(|v| v.as_str().map(str::to_owned)));
+            Some(ChildSource::Describe { filename, options })
+        }
+        Some(Value::String(name)) => Some(ChildSource::Reference(name)),
+        Some(other) => Some(ChildSource::Reference(other.to_string())),
+    }
+}
+
+fn probe(env: Env<'_>, below: &Arc<Node>) -> Result<&'static DriverRow> {
+    let mut head = [0; PROBE_BYTES];
+    let len = usize::try_from(below.len()?).unwrap_or(PROBE_BYTES).min(PROBE_BYTES);
+    below.read(0, &mut IoVecMut::from(&mut head[..len])).map_err(|e| {
+        Error::from_errno(e.errno()).context("Could not read image for determining its format")
+    })?;
+    env.drivers
+        .probe(&Probe { head: &head[..len] })
+        .ok_or_else(|| Error::invalid("Could not determine image format: No compatible driver found"))
+}
+
+/// The name of a node: the file's where that says it all, else a description.
+fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Common) -> NodeName {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let node = common
+        .node_name
+        .clone()
+        .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let filename = match row.kind {
+        DriverKind::Protocol => options.get_str("filename").unwrap_or_default().to_owned(),
+        _ => layered_name(row, options, children),
+    };
+    NodeName { driver: row.name, filename, node, options: described(row, options, children) }
+}
+
+fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
+    let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
+    let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
+    match children.iter().find(|c| c.role() == "file") {
+        Some(file) if !strong && !extra => file.node().name().filename.clone(),
+        _ => json_name(&described(row, options, children)),
+    }
+}
+
+/// The options that would open this node again.
+fn described(row: &DriverRow, options: &Options, children: &[Child]) -> Options {
+    let mut tree = Options::new();
+    let own = row.strong_options.iter().filter_map(|key| Some((*key, options.get(key)?.clone())));
+    let driver = std::iter::once(("driver", Value::from(row.name)));
+    let below = children
+        .iter()
+        .filter(|c| c.role() != "backing")
+        .map(|c| (c.role(), Value::Object(c.node().name().options.clone().into_map())));
+    for (key, value) in driver.chain(own).chain(below) {
+        let outcome = match value {
+            Value::Object(map) => Options::from_map(map).and_then(|o| tree.merge(key, o)),
+            value => tree.set(key, value),
+        };
+        debug_assert!(outcome.is_ok(), "names of rows and roles do not conflict");
+    }
+    tree
+}

@@ -1,0 +1,417 @@
+//! A driver in the graph.
+//!
+//! [`Node`] does once what every driver would otherwise have to do: it aligns requests (reading, modifying and writing
+//! back where needed), splits long ones, keeps overlapping ones apart, and emulates what a driver does not have. Bounds
+//! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`](crate::Child).
+
+use crate::buffer::Pool;
+use crate::inflight::{InFlight, Mode};
+use crate::{
+    Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Options,
+    Perms, Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
+};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Image lengths are multiples of this many bytes: a file's last, partial sector reads as if zeroes followed.
+pub const SECTOR: u64 = 512;
+
+/// The longest piece that goes through a bounce buffer, in bytes.
+const BOUNCE: u64 = 1 << 20;
+
+/// Zeroes to write where a driver has no zero operation.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
+/// When to turn written zeroes into a write of zeroes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetectZeroes {
+    /// Never.
+    #[default]
+    Off,
+    /// Always.
+    On,
+    /// Always, and the range may be deallocated.
+    Unmap,
+}
+
+/// What the user said about a node, beyond the driver's own options.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NodeFlags {
+    /// No writes.
+    pub read_only: bool,
+    /// Pass discards (and deallocating zero writes) on to the driver.
+    pub discard: bool,
+    /// What to do with zeroes that are written.
+    pub detect_zeroes: DetectZeroes,
+}
+
+/// How a node is called in messages and reports.
+#[derive(Debug, Clone, Default)]
+pub struct NodeName {
+    /// The driver's name.
+    pub driver: &'static str,
+    /// The file name, or a `json:{…}` description where no name says it all.
+    pub filename: String,
+    /// The node name: what the user gave, or a generated `#blockN`.
+    pub node: String,
+    /// The options that would open it again.
+    pub options: Options,
+}
+
+/// A driver in the graph: see the module documentation.
+#[derive(Debug)]
+pub struct Node {
+    driver: Box<dyn Driver>,
+    name: NodeName,
+    flags: NodeFlags,
+    inflight: InFlight,
+    pool: Pool,
+}
+
+impl Node {
+    /// Puts `driver` into a node.
+    pub fn new(driver: Box<dyn Driver>, name: NodeName, flags: NodeFlags) -> Arc<Self> {
+        Arc::new(Node { driver, name, flags, inflight: InFlight::default(), pool: Pool::new() })
+    }
+
+    /// How this node is called.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// Whether the node was opened without the right to write.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.read_only
+    }
+
+    /// Length in bytes, a multiple of [`SECTOR`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.driver.len()?.next_multiple_of(SECTOR))
+    }
+
+    /// What the driver can do.
+    pub fn limits(&self) -> Limits {
+        self.driver.limits()
+    }
+
+    /// The nodes below.
+    pub fn children(&self) -> Arc<[Child]> {
+        self.driver.children()
+    }
+
+    /// The node below in the given role, such as `file`.
+    pub fn child(&self, role: &str) -> Option<Arc<Node>> {
+        self.children().iter().find(|c| c.role() == role).map(|c| Arc::clone(c.node()))
+    }
+
+    /// Whether `node` is directly below this one.
+    pub(crate) fn owns(&self, node: &Arc<Node>) -> bool {
+        self.children().iter().any(|c| Arc::ptr_eq(c.node(), node))
+    }
+
+    /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
+    ///
+    /// # Errors
+    /// Another process holds what is wanted, or wants what is not shared.
+    pub fn permit(&self, perms: Perms) -> Result<()> {
+        self.driver.permit(perms)
+    }
+
+    /// What the format says about itself.
+    pub fn info(&self) -> FormatInfo {
+        self.driver.info()
+    }
+
+    /// Space used on disk in bytes, where known: the driver's own figure, or that of the nodes below without backing.
+    pub fn allocated(&self) -> Option<u64> {
+        self.driver.allocated().or_else(|| {
+            let children = self.children();
+            let below = children.iter().filter(|c| c.role() != "backing");
+            below.map(|c| c.node().allocated()).reduce(|a, b| Some(a? + b?)).flatten()
+        })
+    }
+
+    /// Reads `to.len()` bytes; what lies past the end reads as zeroes.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        let inside = usize::try_from(self.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
+        let body = to.split_to(inside);
+        to.fill(0);
+        if body.is_empty() {
+            return Ok(());
+        }
+        let limits = self.limits();
+        let cover = cover(at, body.len() as u64, &limits);
+        let _guard = self.inflight.begin(cover.clone(), Mode::Plain);
+        let exact = cover == (at..at + body.len() as u64);
+        if exact && body.is_aligned(limits.memory_align as usize) {
+            return self.read_aligned(at, body, &limits);
+        }
+        self.read_bounced(at, body, &limits)
+    }
+
+    fn read_aligned(&self, mut at: u64, mut to: IoVecMut<'_>, limits: &Limits) -> Result<()> {
+        let max = max_transfer(limits, u64::MAX);
+        while !to.is_empty() {
+            let mut piece = to.split_to(usize::try_from(max).unwrap_or(usize::MAX));
+            self.driver.read(at, &mut piece)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read_bounced(&self, mut at: u64, mut to: IoVecMut<'_>, limits: &Limits) -> Result<()> {
+        let max = max_transfer(limits, BOUNCE);
+        while !to.is_empty() {
+            let start = at - at % u64::from(limits.request_align);
+            let mut piece = to.split_to((max - (at - start)) as usize);
+            let cover = cover(at, piece.len() as u64, limits);
+            let mut bounce = self.pool.take((cover.end - cover.start) as usize);
+            self.driver.read(cover.start, &mut IoVecMut::from(&mut *bounce))?;
+            let skip = (at - cover.start) as usize;
+            piece.copy_from_slice(&bounce[skip..skip + piece.len()]);
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes `from`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        if self.flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero) {
+            let range = at..at + from.len() as u64;
+            return self.write_zeroes(range, self.detected_flags(flags));
+        }
+        let limits = self.limits();
+        let cover = cover(at, from.len() as u64, &limits);
+        let exact = cover == (at..at + from.len() as u64);
+        let native = flags & (limits.write_flags | WriteFlags::COMPRESSED);
+        {
+            let mode = if exact { Mode::Plain } else { Mode::Serialising };
+            let _guard = self.inflight.begin(cover.clone(), mode);
+            if exact {
+                self.write_aligned(at, from, native, &limits)?;
+            } else {
+                self.read_modify_write(at, from, native, &limits)?;
+            }
+        }
+        self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
+    }
+
+    fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {
+        let mut zero = ZeroFlags::empty();
+        zero.set(ZeroFlags::FUA, flags.contains(WriteFlags::FUA));
+        zero.set(ZeroFlags::MAY_UNMAP, self.flags.detect_zeroes == DetectZeroes::Unmap);
+        zero
+    }
+
+    fn finish_fua(&self, wanted: bool) -> Result<()> {
+        if wanted { self.flush(Level::Disk) } else { Ok(()) }
+    }
+
+    fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
+        let aligned = from.is_aligned(limits.memory_align as usize);
+        let max = max_transfer(limits, if aligned { u64::MAX } else { BOUNCE });
+        let mut done = 0;
+        while done < from.len() {
+            let piece = from.slice(done, usize::try_from(max).unwrap_or(usize::MAX));
+            if aligned {
+                self.driver.write(at + done as u64, &piece, flags)?;
+            } else {
+                let mut bounce = self.pool.take(piece.len());
+                piece.copy_to_slice(&mut bounce);
+                self.driver.write(at + done as u64, &IoVec::from(&*bounce), flags)?;
+            }
+            done += piece.len();
+        }
+        Ok(())
+    }
+
+    /// Completes an unaligned write with what is around it; the caller holds the whole range.
+    fn read_modify_write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
+        let align = u64::from(limits.request_align);
+        let cover = cover(at, from.len() as u64, limits);
+        let end = at + from.len() as u64;
+        let head = self.read_around(cover.start, (cover.start < at) as u64 * align)?;
+        let tail = self.read_around(cover.end - align, (end < cover.end) as u64 * align)?;
+        let mut whole = IoVec::new();
+        whole.push(&head[..((at - cover.start) as usize).min(head.len())]);
+        from.parts().for_each(|p| whole.push(p));
+        whole.push(&tail[tail.len() - ((cover.end - end) as usize).min(tail.len())..]);
+        self.write_aligned(cover.start, &whole, flags, limits)
+    }
+
+    fn read_around(&self, at: u64, len: u64) -> Result<crate::buffer::Pooled<'_>> {
+        let mut block = self.pool.take(len as usize);
+        if at < self.len()? && len > 0 {
+            self.driver.read(at, &mut IoVecMut::from(&mut *block))?;
+        } else {
+            block.fill(0);
+        }
+        Ok(block)
+    }
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// `Unsupported` when [`ZeroFlags::NO_FALLBACK`] is set and the driver has nothing better than writing zeroes.
+    pub fn write_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
+        flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.flags.discard);
+        let limits = self.limits();
+        let fua = flags.contains(ZeroFlags::FUA);
+        let native_fua = limits.write_flags.contains(WriteFlags::FUA);
+        let native = if native_fua { flags } else { flags - ZeroFlags::FUA };
+        for piece in split_at_granularity(range, limits.zero_granularity.max(limits.request_align)) {
+            self.zero_piece(piece, native, &limits)?;
+        }
+        self.finish_fua(fua && !native_fua)
+    }
+
+    fn zero_piece(&self, piece: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        if cover(piece.start, piece.end - piece.start, limits) == piece {
+            let _guard = self.inflight.begin(piece.clone(), Mode::Plain);
+            match self.driver.write_zeroes(piece.clone(), flags) {
+                Err(e) if e.kind() == Kind::Unsupported => {}
+                done => return done,
+            }
+        }
+        if flags.contains(ZeroFlags::NO_FALLBACK) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        self.send_zeroes(piece, flags, limits)
+    }
+
+    fn send_zeroes(&self, range: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        let mut write = WriteFlags::empty();
+        write.set(WriteFlags::FUA, flags.contains(ZeroFlags::FUA));
+        let mut at = range.start;
+        while at < range.end {
+            let n = (range.end - at).min(ZEROES.len() as u64);
+            let zeroes = IoVec::from(&ZEROES[..n as usize]);
+            let cover = cover(at, n, limits);
+            let exact = cover == (at..at + n);
+            let _guard = self.inflight.begin(cover, if exact { Mode::Plain } else { Mode::Serialising });
+            match exact {
+                true => self.write_aligned(at, &zeroes, write, limits)?,
+                false => self.read_modify_write(at, &zeroes, write, limits)?,
+            }
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Gives a range up, if discards are passed on at all; what is not a whole request unit stays.
+    ///
+    /// # Errors
+    /// The driver's; a driver that cannot discard is no error.
+    pub fn discard(&self, range: Range<u64>) -> Result<()> {
+        let align = u64::from(self.limits().request_align);
+        let range = range.start.next_multiple_of(align)..range.end - range.end % align;
+        if !self.flags.discard || range.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.inflight.begin(range.clone(), Mode::Plain);
+        match self.driver.discard(range) {
+            Err(e) if e.kind() == Kind::Unsupported => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Flushes every write completed before.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn flush(&self, level: Level) -> Result<()> {
+        self.driver.flush(level)
+    }
+
+    /// What the run at `at` is in this layer; past the end, zeroes.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn map(self: &Arc<Self>, at: u64, max: u64, want: Want) -> Result<Mapping> {
+        let left = self.len()?.saturating_sub(at);
+        if left == 0 || max == 0 {
+            return Ok(Mapping { eof: left == 0, ..Mapping::zero(max.max(1)) });
+        }
+        let limits = self.limits();
+        let cover = cover(at, max.min(left), &limits);
+        let mut mapping = self.driver.map(cover.start, cover.end - cover.start, want)?;
+        let skip = at - cover.start;
+        mapping.len = (mapping.len.saturating_sub(skip)).clamp(1, max.min(left));
+        mapping.eof = mapping.len == left;
+        if let Some(host) = &mut mapping.host {
+            host.offset += skip;
+            host.node.get_or_insert_with(|| Arc::clone(self));
+        }
+        if mapping.kind == MapKind::Absent && mapping.host.is_some() {
+            mapping.host = None;
+        }
+        Ok(mapping)
+    }
+
+    /// Changes the length, with nothing else in flight.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn truncate(&self, to: Resize) -> Result<()> {
+        let quiesced = self.drain();
+        self.driver.truncate(&quiesced, to)
+    }
+
+    /// Waits for the requests in flight and keeps new ones out while the answer lives.
+    pub fn drain(&self) -> Quiesced<'_> {
+        Quiesced { _gate: self.inflight.drain() }
+    }
+
+    /// Announces a point that fault injection may be waiting for.
+    pub fn event(&self, event: Event) {
+        self.driver.event(event);
+    }
+
+    /// Closes this node and those below, parents first. Every node is closed even when one fails.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn close(&self) -> Result<()> {
+        let mut result = if self.flags.read_only { Ok(()) } else { self.driver.flush(Level::Os) };
+        result = result.and(self.driver.close());
+        for child in self.children().iter() {
+            result = result.and(child.node().close());
+        }
+        result
+    }
+}
+
+/// The smallest aligned range that covers `len` bytes at `at`.
+fn cover(at: u64, len: u64, limits: &Limits) -> Range<u64> {
+    let align = u64::from(limits.request_align);
+    let end = at + len;
+    at - at % align..end.checked_next_multiple_of(align).unwrap_or(end)
+}
+
+/// The longest request, a multiple of the request alignment and at most `cap` (if that is not shorter than one unit).
+fn max_transfer(limits: &Limits, cap: u64) -> u64 {
+    let align = u64::from(limits.request_align);
+    let max = limits.max_transfer.unwrap_or(u64::MAX).min(cap);
+    (max - max % align).max(align)
+}
+
+/// A range as head, aligned middle and tail; empty pieces left out.
+fn split_at_granularity(range: Range<u64>, granularity: u32) -> impl Iterator<Item = Range<u64>> {
+    let unit = u64::from(granularity.max(1));
+    let first = range.start.checked_next_multiple_of(unit).unwrap_or(range.end).min(range.end);
+    let last = (range.end - range.end % unit).max(first);
+    [range.start..first, first..last, last..range.end].into_iter().filter(|r| !r.is_empty())
+}

@@ -1,0 +1,4 @@
+//! Protocols: where bytes live outside the process.
+
+pub mod file;
+pub mod memory;

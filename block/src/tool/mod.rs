@@ -1,0 +1,15 @@
+//! What the three programs share at the command line: output, sizes for people, JSON as QEMU's tools print it.
+
+pub mod json;
+pub mod out;
+pub mod size;
+
+pub use out::Out;
+
+use std::path::Path;
+
+/// The program's name for messages: the base name it was started under.
+pub fn program_name() -> String {
+    let argv0 = std::env::args_os().next().unwrap_or_default();
+    Path::new(&argv0).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
