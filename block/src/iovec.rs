@@ -210,6 +210,7 @@ mod tests {
         assert_eq!((head.len(), v.len()), (4, 3));
         head.copy_from_slice(b"1234");
         v.copy_from_slice(b"567");
+        drop((head, v));
         assert_eq!((&a, &b), (b"123", b"4567"));
     }
 

@@ -1,1 +1,14 @@
-//! x
+//! Image formats: raw and LUKS, and the sector ciphers they share.
+//!
+//! Every format has the same rooms: `mod` (row and driver), `header` (on-disk bytes to a validated model), `create`,
+//! and what else it needs.
+
+#![forbid(unsafe_code)]
+
+pub mod raw;
+
+use block::graph::DriverTable;
+use block::protocol::file;
+
+/// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
+pub const DRIVERS: DriverTable = DriverTable(&[&raw::ROW, &file::FILE, &file::HOST_DEVICE]);

