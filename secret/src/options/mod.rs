@@ -4,11 +4,15 @@
 //! into a type that derives `serde::Deserialize` ([`de`]). A key that the type does not have is an error naming it.
 
 pub mod de;
+pub(crate) mod json;
 pub mod keyval;
+pub mod number;
 pub mod size;
 
 use crate::{Error, Result};
+use de::Dialect;
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 pub use de::OptionError;
 pub use size::Size;
@@ -37,16 +41,15 @@ impl Options {
         Ok(options)
     }
 
-    /// Parses a JSON object; keys may be dotted and nested at once (`{"file.driver": "raw", "file": {...}}`).
+    /// Parses a JSON object; keys may be dotted and nested at once (`{"file.driver": "raw", "file": {...}}`), and
+    /// strings may stand in single quotes.
     ///
     /// # Errors
     /// Text that is not JSON or not an object, and conflicting keys.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|e| Error::invalid(format!("Could not parse the JSON options: {e}")))?;
-        match value {
+        match json::parse(text).map_err(|e| e.context("Could not parse the JSON options"))? {
             Value::Object(map) => Self::from_map(map),
-            _ => Err(Error::invalid("The JSON options must be an object")),
+            _ => Err(Error::invalid("Invalid JSON object given")),
         }
     }
 
@@ -76,7 +79,7 @@ impl Options {
             return Err(Error::invalid(format!("Invalid parameter '{key}'")));
         }
         if map.get(last).is_some_and(Value::is_object) {
-            return Err(Error::invalid(format!("Parameter '{key}' is used both as a value and as a group")));
+            return Err(keyval::inconsistent(key));
         }
         map.insert(last.to_owned(), value.into());
         Ok(())
@@ -154,7 +157,7 @@ impl Options {
     /// # Errors
     /// An unknown, missing or malformed key, by its full dotted name.
     pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, OptionError> {
-        de::parse(&self.0)
+        de::parse(&self.0, Dialect::Opts)
     }
 
     /// Whether there are no options.
@@ -174,16 +177,34 @@ impl Options {
 
     fn subtree_mut(&mut self, key: &str, path: Option<&str>) -> Result<&mut Map<String, Value>> {
         let mut map = &mut self.0;
+        let mut end = 0;
         for part in path.into_iter().flat_map(|p| p.split('.')) {
             if part.is_empty() {
                 return Err(Error::invalid(format!("Invalid parameter '{key}'")));
             }
             let value = map.entry(part).or_insert_with(|| Value::Object(Map::new()));
-            map = value.as_object_mut().ok_or_else(|| {
-                Error::invalid(format!("Parameter '{key}' is used both as a value and as a group"))
-            })?;
+            end += part.len();
+            map = value.as_object_mut().ok_or_else(|| keyval::inconsistent(&key[..end]))?;
+            end += 1;
         }
         Ok(map)
+    }
+}
+
+/// Overwrites every value, for options that may hold a secret.
+impl Zeroize for Options {
+    fn zeroize(&mut self) {
+        self.0.values_mut().for_each(wipe);
+        self.0.clear();
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(list) => list.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
