@@ -5,12 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod error;
+pub mod objects;
 pub mod options;
+mod process;
 
+pub use bytes::SecretBytes;
 pub use error::{Context, Error, Kind, Result, strerror};
+pub use objects::{OBJECT_TYPES, Object, ObjectType, Registry, Secret, Source};
 pub use options::Options;
-
-/// placeholder
-#[derive(Debug, Default)]
-pub struct Registry;
+pub use process::forbid_core_dump;

@@ -79,6 +79,11 @@ pub(crate) fn parse<T: DeserializeOwned>(
     parsed
 }
 
+/// The text that stands under `key`.
+pub(crate) fn string(key: &str, value: &Value, dialect: Dialect) -> Result<String, OptionError> {
+    Node { value, path: key.to_owned(), dialect }.str().map(str::to_owned)
+}
+
 /// A value and the dotted name it stands under.
 struct Node<'a> {
     value: &'a Value,
@@ -283,7 +288,8 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
-        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        let none = self.value.is_null() && self.dialect == Dialect::Opts;
+        if none { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -502,6 +508,7 @@ mod tests {
             ),
             (r#"{"rules": [{"weight": 5000000000}]}"#, "Parameter 'rules[0].weight' expects int32_t"),
             (r#"{"verify": "on"}"#, "Invalid parameter type for 'verify', expected: boolean"),
+            (r#"{"name": null}"#, "Invalid parameter type for 'name', expected: string"),
             (r#"{"name": 5}"#, "Invalid parameter type for 'name', expected: string"),
             (r#"{"name": {"x": 5}}"#, "Invalid parameter type for 'name', expected: string"),
         ] {

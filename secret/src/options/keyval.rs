@@ -154,7 +154,8 @@ fn check_key(key: &str) -> Result<()> {
     for (i, part) in key.split('.').enumerate() {
         let name = part.starts_with(|c: char| c.is_ascii_alphabetic())
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if !name && !(i > 0 && is_index(part)) {
+        let index = i > 0 && is_index(part);
+        if !(name || index) {
             return Err(Error::invalid(format!("Invalid parameter '{key}'")));
         }
         if part.len() > MAX_FRAGMENT {
@@ -171,21 +172,21 @@ fn is_index(part: &str) -> bool {
 
 /// A group with one index among its keys is a list: it has nothing but indices, from 0 without a gap.
 fn check_lists(path: &str, map: &Map<String, Value>) -> Result<()> {
-    let indices = map.keys().filter(|key| is_index(key)).count();
-    if indices > 0 && indices < map.len() {
-        return Err(inconsistent(path));
-    }
-    let index_of = |key: &String| key.parse::<usize>().ok();
-    if let Some(gap) = (0..indices).find(|i| !map.keys().any(|key| index_of(key) == Some(*i))) {
-        return Err(Error::invalid(format!("Parameter '{path}.{gap}' missing")));
-    }
     for (key, value) in map {
         if let Value::Object(group) = value {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             check_lists(&path, group)?;
         }
     }
-    Ok(())
+    let indices = map.keys().filter(|key| is_index(key)).count();
+    if indices > 0 && indices < map.len() {
+        return Err(inconsistent(path));
+    }
+    let index_of = |key: &String| key.parse::<usize>().ok();
+    match (0..indices).find(|i| !map.keys().any(|key| index_of(key) == Some(*i))) {
+        Some(gap) => Err(Error::invalid(format!("Parameter '{path}.{gap}' missing"))),
+        None => Ok(()),
+    }
 }
 
 /// The error for a key that is used in two ways that exclude each other.
@@ -279,6 +280,7 @@ mod tests {
             ("x,d.0.1=3,d.0.b=y", "Parameters 'd.0.*' used inconsistently"),
             ("x,a.1=y", "Parameter 'a.0' missing"),
             ("x,a.0=y,a.99999999999=y", "Parameter 'a.1' missing"),
+            ("x,a.0.1=y,a.2=y", "Parameter 'a.0.0' missing"),
         ] {
             assert_eq!(object_error(text), want, "{text}");
         }

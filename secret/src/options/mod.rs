@@ -170,6 +170,16 @@ impl Options {
         self.0.keys().map(String::as_str)
     }
 
+    /// Takes a JSON object as it is, dots in its keys and all.
+    pub(crate) fn verbatim(map: Map<String, Value>) -> Self {
+        Options(map)
+    }
+
+    /// The tree as a JSON object.
+    pub(crate) fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// The tree as a JSON object.
     pub fn into_map(self) -> Map<String, Value> {
         self.0
