@@ -1,5 +1,6 @@
 //! Objects that users create on the command line (`--object`): secrets today, TLS credentials and authorisation later.
 //!
+//! [`Registry`] makes and keeps them, [`SecretBytes`] is the memory key material lives in, here and in other crates.
 //! Being the lowest crate, it also holds the two things everything else is written in: the [`Error`] type and the
 //! [`Options`] tree. It knows nothing of images.
 

@@ -49,7 +49,6 @@ pub trait Object: Any + fmt::Debug + Send + Sync {
 }
 
 /// What an [`ObjectType`] makes an object from.
-#[derive(Debug)]
 pub struct Request<'a> {
     /// The id of the new object.
     pub id: &'a str,
@@ -74,6 +73,13 @@ impl Request<'_> {
             return Err(Error::invalid(text).with_hint("Every object needs an id of its own."));
         }
         Ok(parsed)
+    }
+}
+
+/// The options may hold a secret.
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -188,7 +194,7 @@ fn list(title: &str, lines: Vec<impl fmt::Display>) -> String {
 
 enum Parsed {
     Object(Zeroizing<Options>, Dialect),
-    Help(Options),
+    Help(Zeroizing<Options>),
 }
 
 fn parse(arg: &OsStr) -> Result<Parsed> {
@@ -206,7 +212,7 @@ fn parse(arg: &OsStr) -> Result<Parsed> {
     let parsed = keyval::object(text, "qom-type")?;
     Ok(match parsed.help {
         true => Parsed::Help(parsed.options),
-        false => Parsed::Object(Zeroizing::new(parsed.options), Dialect::Keyval),
+        false => Parsed::Object(parsed.options, Dialect::Keyval),
     })
 }
 

@@ -27,7 +27,7 @@ pub fn pairs(text: &str, bare: Bare<'_>) -> Result<Vec<(String, String)>> {
     words(text, bare)?
         .into_iter()
         .map(|word| match word {
-            Word::Pair(key, value) => Ok((key, value)),
+            Word::Pair(key, mut value) => Ok((key, std::mem::take(&mut *value))),
             Word::Switch { word, .. } => {
                 let (key, value) = switch(&word);
                 Ok((key.to_owned(), value.to_owned()))
@@ -55,7 +55,7 @@ pub fn short_forms(text: &str, bare: Bare<'_>) -> Vec<String> {
 /// The options of an object, and whether the user asked for help instead.
 #[derive(Debug)]
 pub(crate) struct ObjectText {
-    pub(crate) options: Options,
+    pub(crate) options: Zeroizing<Options>,
     pub(crate) help: bool,
 }
 
@@ -64,11 +64,11 @@ pub(crate) struct ObjectText {
 /// # Errors
 /// A malformed or overlong key, a bare word, a key used both for a value and a group, a list with gaps.
 pub(crate) fn object(text: &str, implied: &str) -> Result<ObjectText> {
-    let mut options = Options::new();
+    let mut options = Zeroizing::new(Options::new());
     let mut help = false;
     for word in words(text, Bare::First(implied))? {
         match word {
-            Word::Pair(key, value) => options.set(&key, value)?,
+            Word::Pair(key, mut value) => options.set(&key, std::mem::take(&mut *value))?,
             Word::Switch { word } => return Err(no_value(&word)),
             Word::Help(_) => help = true,
         }
@@ -78,8 +78,11 @@ pub(crate) fn object(text: &str, implied: &str) -> Result<ObjectText> {
 }
 
 enum Word {
-    Pair(String, String),
-    Switch { word: String },
+    /// Values may be secrets.
+    Pair(String, Zeroizing<String>),
+    Switch {
+        word: String,
+    },
     Help(String),
 }
 
@@ -117,7 +120,7 @@ fn next<'a>(text: &'a str, first: bool, bare: Bare<'_>) -> Result<(Word, &'a str
     match bare {
         Bare::First(_) if matches!(key, "help" | "?") => Ok((Word::Help(key.to_owned()), tail)),
         Bare::First(implied) if first && !key.is_empty() => {
-            Ok((Word::Pair(implied.to_owned(), key.to_owned()), tail))
+            Ok((Word::Pair(implied.to_owned(), Zeroizing::new(key.to_owned())), tail))
         }
         Bare::First(_) => check_key(key).and_then(|()| Err(no_value(key))),
         Bare::Switch(implied) if first => {
@@ -129,17 +132,17 @@ fn next<'a>(text: &'a str, first: bool, bare: Bare<'_>) -> Result<(Word, &'a str
 }
 
 /// The value at the start of `text`, up to the first single comma, and what follows that comma.
-fn value(text: &str) -> (String, &str) {
+fn value(text: &str) -> (Zeroizing<String>, &str) {
     // Room for all of it, so that growing leaves no copy of a secret behind.
     let mut value = Zeroizing::new(String::with_capacity(text.len()));
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         if c == ',' && chars.next_if(|&(_, next)| next == ',').is_none() {
-            return (std::mem::take(&mut value), &text[at + 1..]);
+            return (value, &text[at + 1..]);
         }
         value.push(c);
     }
-    (std::mem::take(&mut value), "")
+    (value, "")
 }
 
 fn no_value(word: &str) -> Error {

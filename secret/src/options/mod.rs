@@ -53,7 +53,7 @@ impl Options {
         }
     }
 
-    /// Takes a JSON object, expanding dotted keys.
+    /// Takes a JSON object, expanding dotted keys; an array becomes a group with the keys `0`, `1`, ….
     ///
     /// # Errors
     /// Conflicting keys.
@@ -62,6 +62,10 @@ impl Options {
         for (key, value) in map {
             match value {
                 Value::Object(inner) => options.merge(&key, Self::from_map(inner)?)?,
+                Value::Array(list) => {
+                    let numbered = list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value));
+                    options.merge(&key, Self::from_map(numbered.collect())?)?;
+                }
                 value => options.set(&key, value)?,
             }
         }
@@ -229,6 +233,21 @@ mod tests {
         let json =
             Options::from_json(r#"{"driver": "raw", "file.filename": "a", "file": {"locking": "off"}}"#);
         assert_eq!(dotted.unwrap(), json.unwrap());
+    }
+
+    #[test]
+    fn lists_are_groups_with_numbered_keys() {
+        let dotted = [("rules.0.event", "a"), ("rules.0.at.x", "1"), ("rules.1", "b")];
+        let json = r#"{"rules": [{"event": "a", "at.x": "1"}], "rules.1": "b"}"#;
+        assert_eq!(Options::from_pairs(dotted).unwrap(), Options::from_json(json).unwrap());
+    }
+
+    #[test]
+    fn json_that_is_no_object_is_named() {
+        let error = |text| Options::from_json(text).unwrap_err().to_string();
+        assert_eq!(error("{"), "Could not parse the JSON options: JSON parse error, premature EOI");
+        assert_eq!(error("[]"), "Invalid JSON object given");
+        assert_eq!(error(r#"{"a": 1, "a.b": 2}"#), "Parameters 'a.*' used inconsistently");
     }
 
     #[test]
