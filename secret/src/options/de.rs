@@ -79,6 +79,51 @@ pub(crate) fn parse<T: DeserializeOwned>(
     parsed
 }
 
+/// A switch that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// Anything but `on`, `off` and their synonyms; the sentence names the parameter.
+pub fn parse_bool(name: &str, text: &str) -> Result<bool, OptionError> {
+    match text {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(malformed(format!("Parameter '{name}' expects 'on' or 'off'"))),
+    }
+}
+
+/// A number that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// See [`number::parse_u64`]; the sentence names the parameter.
+pub fn parse_number(name: &str, text: &str) -> Result<u64, OptionError> {
+    number::parse_u64(text).map_err(|e| number_error(name, text, e))
+}
+
+/// A size that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// See [`size::parse`]; the sentence names the parameter.
+pub fn parse_size(name: &str, text: &str) -> Result<u64, OptionError> {
+    size::parse(text).map_err(|e| match e {
+        SizeError::Malformed => OptionError::Malformed(
+            format!("Parameter '{name}' expects a non-negative number below 2^64"),
+            Some(size::SUFFIX_HINT),
+        ),
+        SizeError::Range => malformed(format!("Value '{text}' is out of range for parameter '{name}'")),
+    })
+}
+
+fn number_error(name: &str, text: &str, e: NumberError) -> OptionError {
+    malformed(match e {
+        NumberError::Malformed => format!("Parameter '{name}' expects a number"),
+        NumberError::TooLarge => format!("Value '{text}' is too large for parameter '{name}'"),
+    })
+}
+
+fn malformed(text: String) -> OptionError {
+    OptionError::Malformed(text, None)
+}
+
 /// The text that stands under `key`.
 pub(crate) fn string(key: &str, value: &Value, dialect: Dialect) -> Result<String, OptionError> {
     Node { value, path: key.to_owned(), dialect }.str().map(str::to_owned)
@@ -92,12 +137,8 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn malformed(&self, text: String) -> OptionError {
-        OptionError::Malformed(text, None)
-    }
-
     fn expects(&self, what: &str) -> OptionError {
-        self.malformed(format!("Parameter '{}' expects {what}", self.path))
+        malformed(format!("Parameter '{}' expects {what}", self.path))
     }
 
     /// The value has the wrong type, as JSON sees it.
@@ -105,9 +146,9 @@ impl<'a> Node<'a> {
         match (self.dialect, self.value) {
             (Dialect::Opts, _) => OptionError::Unknown(leaf(self)),
             (Dialect::Keyval, Value::Object(_) | Value::Array(_)) if !matches!(want, "object" | "array") => {
-                self.malformed(format!("Parameters '{}.*' are unexpected", self.path))
+                malformed(format!("Parameters '{}.*' are unexpected", self.path))
             }
-            _ => self.malformed(format!("Invalid parameter type for '{}', expected: {want}", self.path)),
+            _ => malformed(format!("Invalid parameter type for '{}', expected: {want}", self.path)),
         }
     }
 
@@ -128,6 +169,7 @@ impl<'a> Node<'a> {
         match self.value {
             Value::String(text) if self.dialect != Dialect::Json => Ok(text),
             Value::Object(_) | Value::Array(_) => Err(self.type_error(want)),
+            // A scalar of another type is as wrong as text that says nothing.
             _ if self.dialect == Dialect::Opts => Ok(""),
             _ => Err(self.type_error(want)),
         }
@@ -137,11 +179,7 @@ impl<'a> Node<'a> {
         if let Value::Bool(b) = self.value {
             return Ok(*b);
         }
-        match self.text("boolean")? {
-            "on" | "yes" | "true" | "y" => Ok(true),
-            "off" | "no" | "false" | "n" => Ok(false),
-            _ => Err(self.expects("'on' or 'off'")),
-        }
+        parse_bool(&self.path, self.text("boolean")?)
     }
 
     fn u64(&self) -> Result<u64, OptionError> {
@@ -159,36 +197,25 @@ impl<'a> Node<'a> {
     }
 
     fn number_error(&self, e: NumberError) -> OptionError {
-        match (self.dialect, e) {
-            (Dialect::Opts, NumberError::Malformed) => self.expects("a number"),
-            (Dialect::Opts, NumberError::TooLarge) => self.too_large(),
-            _ => self.expects("integer"),
+        match self.dialect {
+            Dialect::Opts => number_error(&self.path, &plain(self.value), e),
+            Dialect::Keyval | Dialect::Json => self.expects("integer"),
         }
     }
 
     /// A number that does not fit the integer type called `name` in C.
     fn out_of_range(&self, name: &str) -> OptionError {
-        if self.dialect == Dialect::Opts { self.too_large() } else { self.expects(name) }
-    }
-
-    fn too_large(&self) -> OptionError {
-        self.malformed(format!("Value '{}' is too large for parameter '{}'", plain(self.value), self.path))
+        match self.dialect {
+            Dialect::Opts => self.number_error(NumberError::TooLarge),
+            Dialect::Keyval | Dialect::Json => self.expects(name),
+        }
     }
 
     fn size(&self) -> Result<u64, OptionError> {
-        if let Some(bytes) = self.value.as_u64() {
-            return Ok(bytes);
+        match self.value.as_u64() {
+            Some(bytes) => Ok(bytes),
+            None => parse_size(&self.path, self.text("integer")?),
         }
-        let text = self.text("integer")?;
-        size::parse(text).map_err(|e| match e {
-            SizeError::Malformed => OptionError::Malformed(
-                format!("Parameter '{}' expects a non-negative number below 2^64", self.path),
-                Some(size::SUFFIX_HINT),
-            ),
-            SizeError::Range => {
-                self.malformed(format!("Value '{text}' is out of range for parameter '{}'", self.path))
-            }
-        })
     }
 
     fn str(&self) -> Result<&'a str, OptionError> {
@@ -339,7 +366,7 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
         if !variants.contains(&word) {
             // The last part of the name alone, unlike everywhere else.
             let name = self.path.rsplit('.').next().unwrap_or_default();
-            return Err(self.malformed(format!("Parameter '{name}' does not accept value '{word}'")));
+            return Err(malformed(format!("Parameter '{name}' does not accept value '{word}'")));
         }
         visitor.visit_enum(word.into_deserializer())
     }
