@@ -15,7 +15,7 @@ pub use create::{
     CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, options_for,
     prealloc,
 };
-pub use name::{has_protocol, hash_order, json_name};
+pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node};
 pub use table::{DriverKind, DriverRow, DriverTable, Probe};
 
