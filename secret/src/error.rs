@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn display_prints_the_chain_once_and_the_innermost_hint_wins() {
-        let e = Error::from_errno(nix::libc::ENOENT).with_hint("check the path").context("Could not open 'x'");
+        let e =
+            Error::from_errno(nix::libc::ENOENT).with_hint("check the path").context("Could not open 'x'");
         assert_eq!(e.to_string(), "Could not open 'x': No such file or directory");
         assert_eq!(e.hint(), Some("check the path"));
         assert_eq!(e.kind(), Kind::NotFound);

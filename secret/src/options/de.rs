@@ -138,9 +138,8 @@ impl<'a> Node<'a> {
             Value::Object(map) => (0..map.len())
                 .map(|i| {
                     let key = i.to_string();
-                    let value = map.get(&key).ok_or_else(|| {
-                        OptionError::Missing(format!("{}.{key}", self.path))
-                    })?;
+                    let value =
+                        map.get(&key).ok_or_else(|| OptionError::Missing(format!("{}.{key}", self.path)))?;
                     Ok(self.child(&key, value))
                 })
                 .collect(),
@@ -212,7 +211,11 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, OptionError> {
-        if name == size::MARKER { visitor.visit_u64(self.size()?) } else { visitor.visit_newtype_struct(self) }
+        if name == size::MARKER {
+            visitor.visit_u64(self.size()?)
+        } else {
+            visitor.visit_newtype_struct(self)
+        }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
@@ -263,7 +266,10 @@ struct Items<'a>(std::vec::IntoIter<Node<'a>>);
 impl<'de> de::SeqAccess<'de> for Items<'de> {
     type Error = OptionError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, OptionError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, OptionError> {
         self.0.next().map(|node| seed.deserialize(node)).transpose()
     }
 }
@@ -325,7 +331,8 @@ mod tests {
 
     #[test]
     fn text_becomes_what_the_field_asks_for() {
-        let text = [("key-secret", "s"), ("size", "1.5k"), ("read-only", "on"), ("mode", "xts"), ("list.0", "0x10")];
+        let text =
+            [("key-secret", "s"), ("size", "1.5k"), ("read-only", "on"), ("mode", "xts"), ("list.0", "0x10")];
         let json = r#"{"key-secret": "s", "size": 1536, "read-only": true, "mode": "xts", "list": [16]}"#;
         let want = Options::from_json(json).unwrap().parse::<Typed>().unwrap();
         assert_eq!(parse(&text).unwrap(), want);

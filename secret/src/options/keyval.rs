@@ -74,7 +74,10 @@ mod tests {
     fn doubled_commas_stay_in_the_value() {
         let got = pairs("secret,id=a,data=x,,y=z", Bare::First("qom-type")).unwrap();
         assert_eq!(got, owned(&[("qom-type", "secret"), ("id", "a"), ("data", "x,y=z")]));
-        assert_eq!(pairs(&format!("a={}", escape("1,2,,3")), Bare::Always).unwrap(), owned(&[("a", "1,2,,3")]));
+        assert_eq!(
+            pairs(&format!("a={}", escape("1,2,,3")), Bare::Always).unwrap(),
+            owned(&[("a", "1,2,,3")])
+        );
     }
 
     #[test]

@@ -27,7 +27,9 @@ impl Options {
     ///
     /// # Errors
     /// A key that is used both for a value and as the prefix of other keys, or an empty key part.
-    pub fn from_pairs<K: AsRef<str>, V: Into<Value>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self> {
+    pub fn from_pairs<K: AsRef<str>, V: Into<Value>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self> {
         let mut options = Self::new();
         for (key, value) in pairs {
             options.set(key.as_ref(), value)?;
@@ -191,8 +193,10 @@ mod tests {
 
     #[test]
     fn dotted_keys_and_json_give_the_same_tree() {
-        let dotted = Options::from_pairs([("driver", "raw"), ("file.filename", "a"), ("file.locking", "off")]);
-        let json = Options::from_json(r#"{"driver": "raw", "file.filename": "a", "file": {"locking": "off"}}"#);
+        let dotted =
+            Options::from_pairs([("driver", "raw"), ("file.filename", "a"), ("file.locking", "off")]);
+        let json =
+            Options::from_json(r#"{"driver": "raw", "file.filename": "a", "file": {"locking": "off"}}"#);
         assert_eq!(dotted.unwrap(), json.unwrap());
     }
 
