@@ -26,8 +26,10 @@ fn report(word: &str, key_bytes: usize) {
     let spec = CipherSpec::parse_dm(word, key_bytes).expect("a cipher specification");
     let key: Vec<u8> = (0..key_bytes).map(|i| u8::try_from(i).expect("keys are short")).collect();
     for sector in [512, 4096] {
-        let cipher = new(&spec, &key, SectorSize::new(sector).expect("a sector size")).expect("a key that fits");
-        let (encrypt, decrypt) = (speed(|data| cipher.encrypt(0, data)), speed(|data| cipher.decrypt(0, data)));
+        let cipher =
+            new(&spec, &key, SectorSize::new(sector).expect("a sector size")).expect("a key that fits");
+        let (encrypt, decrypt) =
+            (speed(|data| cipher.encrypt(0, data)), speed(|data| cipher.decrypt(0, data)));
         let small = speed(|data| data.chunks_mut(4096).for_each(|request| cipher.encrypt(0, request)));
         println!(
             "{word:24} {:3} bits, {sector:4}-byte sectors: encrypt {encrypt:6.3}, decrypt {decrypt:6.3}, \

@@ -3,13 +3,12 @@
 //! Decryption is parallel by nature. Encryption is not, within a sector; so block n of many sectors is encrypted at
 //! once, then block n + 1.
 
-use cipher::ParBlocks;
 use cipher::array::{Array, ArraySize};
 use cipher::inout::InOutBuf;
 
 use super::Direction;
 use super::sectors::{BlockCipher, SectorMode};
-use super::wide::{Backend, Job, copy, decrypt_with, encrypt_with, transform_part, xor, xor_to};
+use super::wide::{Backend, Batch, Job, copy, decrypt_with, encrypt_with, transform, xor, xor_to};
 
 /// CBC over the keyed cipher `C`.
 pub(super) struct Cbc<C>(pub(super) C);
@@ -39,22 +38,37 @@ struct Interleaved<'a, 'i, 'o, N: ArraySize> {
 impl<N: ArraySize> Job<N> for Interleaved<'_, '_, '_, N> {
     #[inline(always)]
     fn run<B: Backend<BlockSize = N>>(self, backend: &B) {
-        let mut lanes = ParBlocks::<B>::default();
+        let (mut lanes, mut input) = (Batch::<N>::default(), Batch::<N>::default());
         let mut rest = self.blocks;
         for ivs in self.ivs.chunks(lanes.len()) {
             let (mut sectors, after) = rest.split_at(ivs.len() * self.per_sector);
-            copy(&mut lanes[..ivs.len()], ivs);
+            let (lanes_used, input) = (ivs.len(), &mut input[..ivs.len()]);
+            copy(&mut lanes[..lanes_used], ivs);
+            gather(sectors.get_in(), self.per_sector, input);
             for at in 0..self.per_sector {
-                let lane_block = |lane: usize| lane * self.per_sector + at;
-                let input = sectors.get_in();
-                (0..ivs.len()).for_each(|lane| xor(&mut lanes[lane..=lane], &input[lane_block(lane)..][..1]));
-                transform_part(backend, &mut lanes, ivs.len());
-                let output = sectors.get_out();
-                (0..ivs.len()).for_each(|lane| output[lane_block(lane)] = lanes[lane].clone());
+                xor(&mut lanes[..lanes_used], input);
+                // Gathered one step ahead: wide loads of what was just stored in small pieces would stall.
+                if at + 1 < self.per_sector {
+                    gather(&sectors.get_in()[at + 1..], self.per_sector, input);
+                }
+                transform(backend, &mut lanes, lanes_used);
+                scatter(&lanes[..lanes_used], &mut sectors.get_out()[at..], self.per_sector);
             }
             rest = after;
         }
     }
+}
+
+/// `to[i] = from[i * step]`.
+#[inline(always)]
+fn gather<N: ArraySize>(from: &[Array<u8, N>], step: usize, to: &mut [Array<u8, N>]) {
+    from.iter().step_by(step).zip(to).for_each(|(from, to)| to.copy_from_slice(from));
+}
+
+/// `to[i * step] = from[i]`.
+#[inline(always)]
+fn scatter<N: ArraySize>(from: &[Array<u8, N>], to: &mut [Array<u8, N>], step: usize) {
+    to.iter_mut().step_by(step).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 /// Decryption: all blocks at once, each XORed with the ciphertext before it.
@@ -80,7 +94,7 @@ impl<N: ArraySize> Unchain<'_, '_, '_, N> {
 impl<N: ArraySize> Job<N> for Unchain<'_, '_, '_, N> {
     #[inline(always)]
     fn run<B: Backend<BlockSize = N>>(mut self, backend: &B) {
-        let (mut work, mut chain) = (ParBlocks::<B>::default(), ParBlocks::<B>::default());
+        let (mut work, mut chain) = (Batch::<N>::default(), Batch::<N>::default());
         let (width, total) = (work.len(), self.blocks.len());
         for at in (0..total).step_by(width) {
             let part = width.min(total - at);
@@ -88,7 +102,7 @@ impl<N: ArraySize> Job<N> for Unchain<'_, '_, '_, N> {
             copy(&mut work[..part], input);
             self.chain(at, input, &mut chain[..part]);
             let last = input[part - 1].clone();
-            transform_part(backend, &mut work, part);
+            transform(backend, &mut work, part);
             xor_to(&mut self.blocks.get_out()[at..at + part], &work[..part], &chain[..part]);
             chain[0] = last;
         }

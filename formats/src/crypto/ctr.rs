@@ -7,7 +7,7 @@ use cipher::inout::InOutBuf;
 
 use super::Direction;
 use super::sectors::{BlockCipher, SectorMode};
-use super::wide::{Batches, Steps, encrypt_with};
+use super::wide::{Batches, Steps, copy, encrypt_with, xor};
 
 /// CTR over the keyed cipher `C`.
 pub(super) struct Ctr<C>(pub(super) C);
@@ -32,23 +32,32 @@ struct Counting<'a, N: ArraySize> {
 impl<N: ArraySize> Steps<N> for Counting<'_, N> {
     #[inline(always)]
     fn before(&mut self, at: usize, _: &[Array<u8, N>], work: &mut [Array<u8, N>]) {
-        for (i, block) in work.iter_mut().enumerate() {
-            let (sector, count) = ((at + i) / self.per_sector, (at + i) % self.per_sector);
-            add(&self.ivs[sector], count as u64, block);
+        let (mut sector, mut counted) = (at / self.per_sector, at % self.per_sector);
+        let mut rest = work;
+        while !rest.is_empty() {
+            let here = rest.len().min(self.per_sector - counted);
+            let (blocks, after) = rest.split_at_mut(here);
+            let start = number(&self.ivs[sector]).wrapping_add(counted as u128);
+            (0..).zip(blocks).for_each(|(i, block)| store(start.wrapping_add(i), block));
+            (sector, counted, rest) = (sector + 1, 0, after);
         }
     }
 
     #[inline(always)]
-    fn after(&mut self, _: usize, work: &[Array<u8, N>], data: InOutBuf<'_, '_, Array<u8, N>>) {
-        data.into_iter().zip(work).for_each(|(mut block, stream)| block.xor_in2out(stream));
+    fn after(&mut self, _: usize, work: &mut [Array<u8, N>], mut data: InOutBuf<'_, '_, Array<u8, N>>) {
+        xor(work, data.get_in());
+        copy(data.get_out(), work);
     }
 }
 
-/// `out = iv + count`, big-endian, modulo the block's size.
+/// The block as a big-endian number.
 #[inline(always)]
-fn add<N: ArraySize>(iv: &Array<u8, N>, count: u64, out: &mut Array<u8, N>) {
-    let mut wide = [0; 16];
-    wide[16 - N::USIZE..].copy_from_slice(iv);
-    let sum = u128::from_be_bytes(wide).wrapping_add(count.into()).to_be_bytes();
-    out.copy_from_slice(&sum[16 - N::USIZE..]);
+fn number<N: ArraySize>(block: &Array<u8, N>) -> u128 {
+    block.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// The low bytes of `number`, big-endian.
+#[inline(always)]
+fn store<N: ArraySize>(number: u128, block: &mut Array<u8, N>) {
+    block.copy_from_slice(&number.to_be_bytes()[16 - N::USIZE..]);
 }

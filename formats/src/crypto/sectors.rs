@@ -17,6 +17,8 @@ use super::ctr::Ctr;
 use super::ecb::Ecb;
 use super::ivgen::{EncryptBlocks, Ivs};
 use super::lrw::Lrw;
+use super::serpent::Serpent;
+use super::twofish::Twofish;
 use super::xts::Xts;
 use super::{Cipher, CipherSpec, IvGen, Mode};
 
@@ -151,8 +153,8 @@ pub fn new(spec: &CipherSpec, key: &[u8], size: SectorSize) -> Result<Box<dyn Se
         Cipher::Aes192 => keyed.wide::<aes::Aes192>(),
         Cipher::Aes256 => keyed.wide::<aes::Aes256>(),
         Cipher::Cast5_128 => keyed.narrow::<cast5::Cast5>(),
-        Cipher::Serpent128 | Cipher::Serpent192 | Cipher::Serpent256 => keyed.wide::<serpent::Serpent>(),
-        Cipher::Twofish128 | Cipher::Twofish192 | Cipher::Twofish256 => keyed.wide::<twofish::Twofish>(),
+        Cipher::Serpent128 | Cipher::Serpent192 | Cipher::Serpent256 => keyed.wide::<Serpent>(),
+        Cipher::Twofish128 | Cipher::Twofish192 | Cipher::Twofish256 => keyed.wide::<Twofish>(),
     }
 }
 
@@ -243,12 +245,8 @@ impl EssivSize for U16 {
             Cipher::Aes128 => Box::new(keyed::<aes::Aes128Enc>(key)?),
             Cipher::Aes192 => Box::new(keyed::<aes::Aes192Enc>(key)?),
             Cipher::Aes256 => Box::new(keyed::<aes::Aes256Enc>(key)?),
-            Cipher::Serpent128 | Cipher::Serpent192 | Cipher::Serpent256 => {
-                Box::new(keyed::<serpent::Serpent>(key)?)
-            }
-            Cipher::Twofish128 | Cipher::Twofish192 | Cipher::Twofish256 => {
-                Box::new(keyed::<twofish::Twofish>(key)?)
-            }
+            Cipher::Serpent128 | Cipher::Serpent192 | Cipher::Serpent256 => Box::new(keyed::<Serpent>(key)?),
+            Cipher::Twofish128 | Cipher::Twofish192 | Cipher::Twofish256 => Box::new(keyed::<Twofish>(key)?),
             Cipher::Cast5_128 => return Err(wrong_block(cipher)),
         })
     }

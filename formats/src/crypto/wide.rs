@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 use cipher::array::{Array, ArraySize};
+use cipher::consts::U64;
 use cipher::inout::InOutBuf;
 use cipher::typenum::Unsigned;
 use cipher::{
@@ -16,11 +17,11 @@ use cipher::{
 
 /// One direction of a cipher's backend.
 pub(super) trait Backend: ParBlocksSizeUser {
-    /// Transforms one block in place.
-    fn one(&self, block: &mut Block<Self>);
-
     /// Transforms as many blocks as the backend likes best, in place.
     fn wide(&self, blocks: &mut ParBlocks<Self>);
+
+    /// Transforms fewer blocks than that, in place.
+    fn tail(&self, blocks: &mut [Block<Self>]);
 }
 
 /// Work on a backend of `N`-byte blocks.
@@ -42,13 +43,13 @@ impl<B: ParBlocksSizeUser> ParBlocksSizeUser for Enc<'_, B> {
 
 impl<B: BlockCipherEncBackend> Backend for Enc<'_, B> {
     #[inline(always)]
-    fn one(&self, block: &mut Block<Self>) {
-        self.0.encrypt_block_inplace(block);
+    fn wide(&self, blocks: &mut ParBlocks<Self>) {
+        self.0.encrypt_par_blocks_inplace(blocks);
     }
 
     #[inline(always)]
-    fn wide(&self, blocks: &mut ParBlocks<Self>) {
-        self.0.encrypt_par_blocks_inplace(blocks);
+    fn tail(&self, blocks: &mut [Block<Self>]) {
+        self.0.encrypt_tail_blocks_inplace(blocks);
     }
 }
 
@@ -62,13 +63,13 @@ impl<B: ParBlocksSizeUser> ParBlocksSizeUser for Dec<'_, B> {
 
 impl<B: BlockCipherDecBackend> Backend for Dec<'_, B> {
     #[inline(always)]
-    fn one(&self, block: &mut Block<Self>) {
-        self.0.decrypt_block_inplace(block);
+    fn wide(&self, blocks: &mut ParBlocks<Self>) {
+        self.0.decrypt_par_blocks_inplace(blocks);
     }
 
     #[inline(always)]
-    fn wide(&self, blocks: &mut ParBlocks<Self>) {
-        self.0.decrypt_par_blocks_inplace(blocks);
+    fn tail(&self, blocks: &mut [Block<Self>]) {
+        self.0.decrypt_tail_blocks_inplace(blocks);
     }
 }
 
@@ -112,8 +113,8 @@ pub(super) trait Steps<N: ArraySize> {
     /// Fills `work` with the cipher's input.
     fn before(&mut self, at: usize, input: &[Array<u8, N>], work: &mut [Array<u8, N>]);
 
-    /// Makes the mode's output of the cipher's output in `work`; `data` still has the input.
-    fn after(&mut self, at: usize, work: &[Array<u8, N>], data: InOutBuf<'_, '_, Array<u8, N>>);
+    /// Makes the mode's output of the cipher's output in `work`; `data` still has the input, and gets the output.
+    fn after(&mut self, at: usize, work: &mut [Array<u8, N>], data: InOutBuf<'_, '_, Array<u8, N>>);
 }
 
 /// No chaining at all: the job of ecb.
@@ -126,12 +127,16 @@ impl<N: ArraySize> Steps<N> for ByItself {
     }
 
     #[inline(always)]
-    fn after(&mut self, _: usize, work: &[Array<u8, N>], mut data: InOutBuf<'_, '_, Array<u8, N>>) {
+    fn after(&mut self, _: usize, work: &mut [Array<u8, N>], mut data: InOutBuf<'_, '_, Array<u8, N>>) {
         copy(data.get_out(), work);
     }
 }
 
-/// The job that sends `data` through the cipher in batches as wide as the backend likes, between two `steps`.
+/// Blocks that are worked on at a time: what the widest backend takes at once, 1 KiB of 16-byte blocks. Narrow backends
+/// get as many, because the compiler makes bad code of a cipher whose input and output it can keep in registers.
+pub(super) type Batch<N> = Array<Array<u8, N>, U64>;
+
+/// The job that sends `data` through the cipher in batches, between two `steps`.
 pub(super) struct Batches<'i, 'o, N: ArraySize, S> {
     pub(super) data: InOutBuf<'i, 'o, Array<u8, N>>,
     pub(super) steps: S,
@@ -140,32 +145,31 @@ pub(super) struct Batches<'i, 'o, N: ArraySize, S> {
 impl<N: ArraySize, S: Steps<N>> Job<N> for Batches<'_, '_, N, S> {
     #[inline(always)]
     fn run<B: Backend<BlockSize = N>>(mut self, backend: &B) {
-        let mut work = ParBlocks::<B>::default();
-        let (batches, tail) = self.data.into_chunks::<B::ParBlocksSize>();
-        let mut at = 0;
-        for batch in batches {
-            self.steps.before(at, batch.get_in(), &mut work);
-            backend.wide(&mut work);
-            self.steps.after(at, &work, batch.into_buf());
-            at += B::ParBlocksSize::USIZE;
-        }
-        if !tail.is_empty() {
-            let part = tail.len();
-            self.steps.before(at, tail.get_in(), &mut work[..part]);
-            transform_part(backend, &mut work, part);
-            self.steps.after(at, &work[..part], tail);
+        let (mut work, mut at) = (Batch::<N>::default(), 0);
+        let mut rest = self.data;
+        while !rest.is_empty() {
+            let part = rest.len().min(work.len());
+            let (data, after) = rest.split_at(part);
+            self.steps.before(at, data.get_in(), &mut work[..part]);
+            transform(backend, &mut work, part);
+            self.steps.after(at, &mut work[..part], data);
+            (at, rest) = (at + part, after);
         }
     }
 }
 
-/// Transforms the first `part` of `work`; whole when that is faster, so the rest of `work` is undefined afterwards.
+/// Transforms the first `part` of `work`, each block by itself; what the others hold afterwards is undefined.
+///
+/// It is written so that each backend function is called in one place, else the compiler stops inlining it.
 #[inline(always)]
-pub(super) fn transform_part<B: Backend>(backend: &B, work: &mut ParBlocks<B>, part: usize) {
+pub(super) fn transform<B: Backend>(backend: &B, work: &mut Batch<B::BlockSize>, part: usize) {
+    let width = B::ParBlocksSize::USIZE;
     // A wide call costs about as much as half its blocks one by one.
-    if part * 2 >= work.len() {
-        backend.wide(work);
-    } else {
-        work[..part].iter_mut().for_each(|block| backend.one(block));
+    let wide_calls = ((part + width / 2) / width).min(work.len() / width);
+    let (wide, _) = Array::slice_as_chunks_mut(work);
+    wide[..wide_calls].iter_mut().for_each(|blocks| backend.wide(blocks));
+    if let Some(tail) = work.get_mut(wide_calls * width..part).filter(|tail| !tail.is_empty()) {
+        backend.tail(tail);
     }
 }
 

@@ -32,7 +32,7 @@ impl Steps<U16> for Masked<'_> {
     }
 
     #[inline(always)]
-    fn after(&mut self, at: usize, work: &[Block16], mut data: InOutBuf<'_, '_, Block16>) {
+    fn after(&mut self, at: usize, work: &mut [Block16], mut data: InOutBuf<'_, '_, Block16>) {
         xor_to(data.get_out(), work, &self.0[at..at + work.len()]);
     }
 }
