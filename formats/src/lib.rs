@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod crypto;
 pub mod raw;
 
 use block::graph::DriverTable;
