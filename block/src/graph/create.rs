@@ -4,7 +4,7 @@ use super::name::has_protocol;
 use super::open::Opener;
 use super::{DriverKind, DriverRow, Env, OpenFlags, Perm, Perms};
 use crate::{Child, Error, Image, Options, Prealloc, Result};
-use secret::options::size;
+use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -142,54 +142,32 @@ impl CreateOptions {
         Ok(tree.parse()?)
     }
 
-    /// The values given, in declaration order, as ` name=value` (what `create` prints).
+    /// Whether a switch is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        let value = self.get(name);
+        value.and_then(|v| de::parse_bool(name, v.as_str()?).ok()).unwrap_or(false)
+    }
+
+    /// The values there are, defaults included, in declaration order, as ` name=value` (what `create` prints).
     pub fn describe(&self) -> String {
-        let given = self.table.iter().filter_map(|o| Some((o, self.get(o.name)?)));
+        let given = self.table.iter().filter_map(|o| Some((o.name, self.get(o.name)?)));
         given
-            .map(|(option, value)| match (option.kind, value) {
-                (CreateKind::Bool, value) => {
-                    let on = matches!(value.as_str(), Some("on")) || value == Value::Bool(true);
-                    format!(" {}={}", option.name, if on { "on" } else { "off" })
-                }
-                (_, Value::String(text)) => {
-                    format!(" {}={}", option.name, secret::options::keyval::escape(&text))
-                }
-                (_, value) => format!(" {}={value}", option.name),
+            .map(|(name, value)| match value.as_str() {
+                Some(text) => format!(" {name}={}", keyval::escape(text)),
+                None => format!(" {name}={value}"),
             })
             .collect()
     }
 }
 
+/// Judges the text of an option. Switches stay as they were written, for [`CreateOptions::describe`].
 fn parse(option: &CreateOption, text: &str) -> Result<Value> {
-    let name = option.name;
-    match option.kind {
-        CreateKind::Str => Ok(Value::from(text)),
-        CreateKind::Size => size::parse(text).map(Value::from).map_err(|e| {
-            Error::invalid(match e {
-                size::SizeError::Range => {
-                    format!("Value '{text}' is too large for parameter '{name}'")
-                }
-                size::SizeError::Malformed => {
-                    format!("Parameter '{name}' expects a non-negative number below 2^64")
-                }
-            })
-            .with_hint(size::SUFFIX_HINT)
-        }),
-        CreateKind::Num => {
-            let number = match text.strip_prefix("0x") {
-                Some(hex) => u64::from_str_radix(hex, 16).ok(),
-                None => text.parse().ok(),
-            };
-            number
-                .map(Value::from)
-                .ok_or_else(|| Error::invalid(format!("Parameter '{name}' expects a number")))
-        }
-        CreateKind::Bool => match text {
-            "on" | "yes" | "true" | "y" => Ok(Value::Bool(true)),
-            "off" | "no" | "false" | "n" => Ok(Value::Bool(false)),
-            _ => Err(Error::invalid(format!("Parameter '{name}' expects 'on' or 'off'"))),
-        },
-    }
+    Ok(match option.kind {
+        CreateKind::Str => Value::from(text),
+        CreateKind::Size => de::parse_size(option.name, text)?.into(),
+        CreateKind::Num => de::parse_number(option.name, text)?.into(),
+        CreateKind::Bool => de::parse_bool(option.name, text).map(|_| text.into())?,
+    })
 }
 
 /// Handed to a driver's create function.
