@@ -261,6 +261,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// The way to a consistency check, for formats that have one.
+    fn check(&self) -> Option<&dyn crate::check::Check> {
+        None
+    }
+
     /// What `info` prints.
     fn info(&self) -> FormatInfo {
         FormatInfo::default()

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod buffer;
+pub mod check;
 pub mod copy;
 mod driver;
 pub mod extents;

@@ -5,6 +5,7 @@
 //! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`](crate::Child).
 
 use crate::buffer::Pool;
+use crate::check::{CheckResult, Repair};
 use crate::inflight::{InFlight, Mode};
 use crate::{
     Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Options,
@@ -368,6 +369,19 @@ impl Node {
     pub fn truncate(&self, to: Resize) -> Result<()> {
         let quiesced = self.drain();
         self.driver.truncate(&quiesced, to)
+    }
+
+    /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each
+    /// finding.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has no check; otherwise the check could not be done.
+    pub fn check(&self, repair: Repair, report: &mut dyn FnMut(&str)) -> Result<CheckResult> {
+        let check = self
+            .driver
+            .check()
+            .ok_or_else(|| Error::unsupported("This image format does not support checks"))?;
+        check.check(&self.drain(), repair, report)
     }
 
     /// Waits for the requests in flight and keeps new ones out while the answer lives.
