@@ -6,6 +6,10 @@
 
 #![deny(unsafe_code)]
 
+// Offsets in memory and in images convert freely.
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("images are larger than a 32-bit address space");
+
 pub mod buffer;
 pub mod check;
 pub mod copy;

@@ -1,96 +1,153 @@
 //! The command line: which commands there are, and the groups of options they share.
 //!
 //! clap's table is the only list of options; parsing, help and completions come from it. Options follow the customs of
-//! the tools we replace: anywhere on the line, abbreviated, repeated with the last one winning.
+//! the tools we replace: anywhere on the line, bundled, abbreviated, repeated with the last one winning, any word taken
+//! as a value. What clap finds wrong is said here in the words of those tools.
 
 use crate::command::{self, Tool};
 use block::graph::{CacheMode, OpenFlags, Source};
-use block::tool::Out;
+use block::tool::{Out, version};
 use block::{Error, Result};
-use clap::error::{ContextKind, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use secret::options::size::{self, SizeError};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Create, convert, inspect, check and rescue disk images.
 #[derive(Debug, Parser)]
-#[command(version, infer_long_args = true, disable_help_subcommand = true)]
+#[command(infer_long_args = true, args_override_self = true, disable_help_subcommand = true)]
 struct Cli {
+    /// Tracing: [[enable=]PATTERN][,events=FILE][,file=FILE]
+    #[arg(short = 'T', long = "trace", value_name = "SPEC")]
+    _trace: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-#[command(args_override_self = true)]
 pub(crate) enum Command {
-    /// Create an image.
+    /// Create an image
     Create(command::create::CreateArgs),
-    /// Copy images into a new or existing one, changing format and encryption.
+    /// Copy images into a new or existing one, changing format and encryption
     Convert(command::convert::ConvertArgs),
-    /// Say what an image is.
+    /// Say what an image is
     Info(command::info::InfoArgs),
-    /// List the extents of an image.
+    /// List the extents of an image
     Map(command::map::MapArgs),
 }
 
 impl Command {
     /// Runs the command and gives the program's exit status.
     pub(crate) fn run(self, out: &Out) -> ExitCode {
-        let done = match self {
-            Command::Create(args) => {
-                Tool::start(out, &args.objects).and_then(|tool| command::create::run(&tool, args))
-            }
-            Command::Convert(args) => {
-                Tool::start(out, &args.objects).and_then(|tool| command::convert::run(&tool, args))
-            }
-            Command::Info(args) => {
-                Tool::start(out, &args.objects).and_then(|tool| command::info::run(&tool, args))
-            }
-            Command::Map(args) => {
-                Tool::start(out, &args.objects).and_then(|tool| command::map::run(&tool, args))
-            }
-        };
-        done.unwrap_or_else(|e| {
-            out.error(&e);
-            ExitCode::FAILURE
-        })
+        match self {
+            Command::Create(args) => start(out, args),
+            Command::Convert(args) => start(out, args),
+            Command::Info(args) => start(out, args),
+            Command::Map(args) => start(out, args),
+        }
     }
+}
+
+/// The arguments of a command, ready to be run.
+pub(crate) trait Run {
+    /// The objects to make before anything else.
+    fn objects(&self) -> &Objects;
+
+    /// Does it. An error is printed and makes the exit status 1; a command with other statuses prints for itself.
+    ///
+    /// # Errors
+    /// What the command failed at.
+    fn run(self, tool: &Tool<'_>) -> Result<ExitCode>;
+}
+
+fn start(out: &Out, args: impl Run) -> ExitCode {
+    let done = Tool::start(out, args.objects()).and_then(|tool| args.run(&tool));
+    done.unwrap_or_else(|e| {
+        out.error(&e);
+        ExitCode::FAILURE
+    })
 }
 
 /// Parses the command line. Help and errors are printed here; the error is then the exit status.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, out: &Out) -> Result<Command, ExitCode> {
-    Cli::try_parse_from(args).map(|cli| cli.command).map_err(|e| report(&e, out))
+pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Command, ExitCode> {
+    let last = args.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let table = any_value(Cli::command()).version(version());
+    let parsed = table.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map(|cli| cli.command).map_err(|e| report(&e, &last, out))
 }
 
-fn report(e: &clap::Error, out: &Out) -> ExitCode {
+/// Lets every option take any word as its value, one that looks like an option included.
+fn any_value(command: clap::Command) -> clap::Command {
+    let options = |arg: clap::Arg| {
+        let takes = !arg.is_positional() && arg.get_action().takes_values();
+        if takes { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(options).mut_subcommands(any_value)
+}
+
+fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            out.print(&e.to_string());
-            ExitCode::SUCCESS
-        }
-        ErrorKind::InvalidSubcommand => {
-            let name = e.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
-            out.error_text(&format!("Command not found: {name}"));
-            ExitCode::FAILURE
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            out.error_text("Not enough arguments");
-            ExitCode::FAILURE
-        }
+        ErrorKind::DisplayHelp => out.print(&e.to_string()),
+        ErrorKind::DisplayVersion => out.line(&format!("{} version {}", out.program(), version())),
         _ => {
-            let text = e.to_string();
-            out.error_text(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
-            ExitCode::FAILURE
+            out.error(&complaint(e, last, out));
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
+}
+
+/// What is wrong with the command line; `last` is its last word, as that is where a value is missing.
+fn complaint(e: &clap::Error, last: &str, out: &Out) -> Error {
+    let context = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let option = context(ContextKind::InvalidArg);
+    let name = option.split([' ', '=']).next().unwrap_or_default();
+    let value = context(ContextKind::InvalidValue);
+    let text = match e.kind() {
+        ErrorKind::InvalidSubcommand => {
+            format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "Not enough arguments".to_owned()
+        }
+        ErrorKind::UnknownArgument => format!("unrecognized option '{name}'"),
+        ErrorKind::TooManyValues => format!("option '{name}' doesn't allow an argument"),
+        ErrorKind::InvalidValue if value.is_empty() => missing_value(name, last),
+        ErrorKind::InvalidValue if name == "--output" => return bad_output(),
+        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    };
+    usage_error(out, text)
+}
+
+fn missing_value(name: &str, last: &str) -> String {
+    match last.strip_prefix('-') {
+        Some(short) if !short.starts_with('-') => {
+            format!("option requires an argument -- '{}'", short.chars().next_back().unwrap_or_default())
+        }
+        _ => format!("option '{name}' requires an argument"),
+    }
+}
+
+fn bad_output() -> Error {
+    Error::invalid("--output must be used with human or json as argument.")
+}
+
+/// A complaint about the command line, with where to read on.
+pub(crate) fn usage_error(out: &Out, text: impl Into<String>) -> Error {
+    Error::invalid(text).with_hint(format!("Try '{} --help' for more information", out.program()))
 }
 
 /// `--object`.
 #[derive(Debug, Args)]
 pub(crate) struct Objects {
-    /// Create an object such as a secret: TYPE,id=ID,… or JSON
-    #[arg(long = "object", value_name = "OBJECT", allow_hyphen_values = true)]
+    /// Create an object such as a secret: TYPE,id=ID,… or JSON; may repeat
+    #[arg(long = "object", value_name = "OBJECT")]
     pub(crate) objects: Vec<String>,
 }
 
@@ -98,17 +155,17 @@ pub(crate) struct Objects {
 #[derive(Debug, Args)]
 pub(crate) struct Input {
     /// The positional name is an option string, not a file name
-    #[arg(long)]
+    #[arg(long, alias = "source-image-opts")]
     pub(crate) image_opts: bool,
     /// A source image as an option string, in the place of a file name; may repeat
     #[arg(long = "source", value_name = "OPTS")]
     pub(crate) sources: Vec<String>,
     /// The format of the source image; probed unless given
-    #[arg(short = 'f', long = "format", value_name = "FMT")]
+    #[arg(short = 'f', long = "format", aliases = ["source-format", "a-format"], value_name = "FMT")]
     pub(crate) format: Option<String>,
-    /// Open it even when another process holds it
-    #[arg(short = 'U', long)]
-    pub(crate) force_share: bool,
+    /// The longest key derivation a LUKS key slot may ask for, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
+    max_kdf_time: u32,
 }
 
 impl Input {
@@ -138,29 +195,67 @@ impl Input {
     ///
     /// # Errors
     /// None or several.
-    pub(crate) fn source(&self, names: Vec<String>) -> Result<Source> {
-        let sources: [Source; 1] =
-            self.sources(names)?.try_into().map_err(|_| Error::invalid("Expecting one image file name"))?;
-        let [source] = sources;
+    pub(crate) fn source(&self, tool: &Tool<'_>, names: Vec<String>) -> Result<Source> {
+        let sources = self.sources(names)?;
+        let one: Result<[Source; 1], _> = sources.try_into();
+        let [source] = one.map_err(|_| tool.usage_error("Expecting one image file name"))?;
         Ok(source)
+    }
+
+    /// Open flags with what these options say; everything else is off.
+    pub(crate) fn flags(&self) -> OpenFlags {
+        OpenFlags { max_kdf_seconds: self.max_kdf_time, ..OpenFlags::default() }
     }
 }
 
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    Human,
-    /// For programs.
-    Json,
+/// `-U`.
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// Open the image even when another process holds it
+    #[arg(short = 'U', long)]
+    pub(crate) force_share: bool,
 }
 
-/// Open flags with the cache mode of the given name.
+/// `--output`.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// How to print
+    #[arg(long, value_name = "human|json", default_value = "human", value_parser = PossibleValuesParser::new(["human", "json"]))]
+    output: String,
+}
+
+impl Report {
+    /// Whether the report is for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.output == "json"
+    }
+}
+
+/// The cache mode of the given name; `what` stands before "cache option" in the message.
 ///
 /// # Errors
 /// An unknown mode.
-pub(crate) fn cache_flags(name: &str, what: &str) -> Result<OpenFlags> {
-    let cache = CacheMode::parse(name)
-        .ok_or_else(|| Error::invalid(format!("Invalid {what} cache option: {name}")))?;
-    Ok(OpenFlags { cache, ..OpenFlags::default() })
+pub(crate) fn cache_mode(name: &str, what: &str) -> Result<CacheMode> {
+    CacheMode::parse(name).ok_or_else(|| Error::invalid(format!("Invalid {what}cache option: {name}")))
+}
+
+/// Parses a size given on the command line; `what` says which.
+///
+/// # Errors
+/// Text that is no size, or one that does not fit a file offset.
+pub(crate) fn parse_size(out: &Out, text: &str, what: &str) -> Result<u64> {
+    const MAX: u64 = i64::MAX as u64;
+    match size::parse(text) {
+        Ok(bytes) if bytes <= MAX => Ok(bytes),
+        Ok(_) | Err(SizeError::Range) => {
+            Err(Error::invalid(format!("Invalid {what} specified. Must be between 0 and {MAX}.")))
+        }
+        Err(SizeError::Malformed) => {
+            // One sentence on two lines, each with the program's name in front.
+            out.error_text(&format!(
+                "Invalid {what} specified. You may use k, M, G, T, P or E suffixes for "
+            ));
+            Err(Error::invalid("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."))
+        }
+    }
 }

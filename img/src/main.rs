@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let out = Out::new(program_name());
-    match cli::parse(std::env::args_os(), &out) {
+    match cli::parse(std::env::args_os().collect(), &out) {
         Ok(command) => command.run(&out),
         Err(status) => status,
     }

@@ -1,2 +1,5 @@
-//! x
+//! `io-tool`: scripted reads and writes on a disk image. Stands in for `qemu-io`.
+
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -1,2 +1,5 @@
-//! x
+//! `nbd-server`: serve a disk image over NBD. Stands in for `qemu-nbd`.
+
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -1,1 +1,3 @@
-//! Integration tests.
+//! What the integration tests share.
+
+#![forbid(unsafe_code)]

@@ -57,6 +57,9 @@ pub struct Measure {
     pub bitmaps: Option<u64>,
 }
 
+/// Computes the space an image takes.
+pub type MeasureFn = fn(&CreateOptions, Option<&Image>) -> Result<Measure>;
+
 /// How a driver creates images.
 pub struct CreateRow {
     /// Its options, in the order in which `create` prints them.
@@ -64,7 +67,7 @@ pub struct CreateRow {
     /// Creates the image.
     pub create: fn(&mut CreateCtx<'_>, &CreateOptions) -> Result<()>,
     /// Computes the space an image of this format takes for `source` (or for the size among the options).
-    pub measure: Option<fn(&CreateOptions, Option<&Image>) -> Result<Measure>>,
+    pub measure: Option<MeasureFn>,
 }
 
 impl std::fmt::Debug for CreateRow {

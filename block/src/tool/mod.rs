@@ -13,3 +13,8 @@ pub fn program_name() -> String {
     let argv0 = std::env::args_os().next().unwrap_or_default();
     Path::new(&argv0).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
+
+/// The version all programs report: that of the tools whose behaviour they have, which scripts compare, and ours.
+pub fn version() -> &'static str {
+    concat!("10.0.2 (blockimg ", env!("CARGO_PKG_VERSION"), ")")
+}

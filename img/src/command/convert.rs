@@ -1,7 +1,7 @@
 //! `img convert`.
 
 use super::Tool;
-use crate::cli::{Input, Objects, cache_flags};
+use crate::cli::{Input, Objects, Run, Share, cache_mode};
 use block::copy::{self, CopyError, CopyOptions, Segment};
 use block::graph::{self, OpenFlags, Source};
 use block::{Context, Error, Image, Result};
@@ -15,6 +15,8 @@ pub(crate) struct ConvertArgs {
     pub(crate) objects: Objects,
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    share: Share,
     /// The format of the target
     #[arg(short = 'O', long = "target-format", value_name = "FMT", default_value = "raw")]
     target_format: String,
@@ -50,15 +52,24 @@ pub(crate) struct ConvertArgs {
     words: Vec<String>,
 }
 
-/// Runs `convert`.
-pub(crate) fn run(tool: &Tool<'_>, mut args: ConvertArgs) -> Result<ExitCode> {
+impl Run for ConvertArgs {
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
+        convert(tool, self)
+    }
+}
+
+fn convert(tool: &Tool<'_>, mut args: ConvertArgs) -> Result<ExitCode> {
     let target_name = args.words.pop().ok_or_else(|| Error::invalid("Must specify image file name"))?;
     let sources = open_sources(tool, &args)?;
     let size = sources.iter().map(|s| s.range.end).sum();
     let (target, target_is_zero) = open_target(tool, &args, &target_name, size)?;
     let options = CopyOptions {
         workers: args.parallel.min(std::thread::available_parallelism().map_or(1, Into::into)),
-        sparse: super::create::parse_size(&args.sparse_size)?,
+        sparse: tool.parse_size(&args.sparse_size, "buffer size for sparse output")?,
         target_is_zero,
         rate: None,
         salvage: false,
@@ -72,8 +83,9 @@ pub(crate) fn run(tool: &Tool<'_>, mut args: ConvertArgs) -> Result<ExitCode> {
 fn open_sources(tool: &Tool<'_>, args: &ConvertArgs) -> Result<Vec<Segment>> {
     let flags = OpenFlags {
         no_share: true,
-        force_share: args.input.force_share,
-        ..cache_flags(&args.source_cache, "source")?
+        force_share: args.share.force_share,
+        cache: cache_mode(&args.source_cache, "source ")?,
+        ..args.input.flags()
     };
     let sources = args.input.sources(args.words.clone())?;
     let open = |source: &Source| {
@@ -99,8 +111,13 @@ fn open_target(tool: &Tool<'_>, args: &ConvertArgs, name: &str, size: u64) -> Re
             .context(|| format!("error while converting {}", row.name))
             .context(|| name.to_owned())?;
     }
-    let flags =
-        OpenFlags { writable: true, resize: true, discard: true, ..cache_flags(&args.cache, "target")? };
+    let flags = OpenFlags {
+        writable: true,
+        resize: true,
+        discard: true,
+        cache: cache_mode(&args.cache, "")?,
+        ..args.input.flags()
+    };
     let (source, format) = match args.target_image_opts {
         true => (Source::Options(name.to_owned()), None),
         false => (Source::Name(name.to_owned()), Some(row.name)),

@@ -1,12 +1,11 @@
 //! `img create`.
 
 use super::Tool;
-use crate::cli::Objects;
+use crate::cli::{Objects, Run};
 use block::graph::{self, CreateOptions};
 use block::{Context, Error, Result};
 use clap::Args;
 use secret::options::keyval::{self, Bare};
-use secret::options::size::{self, SizeError};
 use std::process::ExitCode;
 
 /// Options of `create`.
@@ -28,13 +27,22 @@ pub(crate) struct CreateArgs {
     words: Vec<String>,
 }
 
-/// Runs `create`.
-pub(crate) fn run(tool: &Tool<'_>, args: CreateArgs) -> Result<ExitCode> {
+impl Run for CreateArgs {
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
+        run(tool, self)
+    }
+}
+
+fn run(tool: &Tool<'_>, args: CreateArgs) -> Result<ExitCode> {
     let mut words = args.words.into_iter();
-    let filename = words.next().ok_or_else(|| Error::invalid("Expecting image file name"))?;
-    let size = words.next().map(|text| parse_size(&text)).transpose()?;
+    let filename = words.next().ok_or_else(|| tool.usage_error("Expecting image file name"))?;
+    let size = words.next().map(|text| tool.parse_size(&text, "image size")).transpose()?;
     if let Some(extra) = words.next() {
-        return Err(Error::invalid(format!("Unexpected argument: {extra}")));
+        return Err(tool.usage_error(format!("Unexpected argument: {extra}")));
     }
     create(tool, &args.format, &filename, size, &args.options, args.quiet).context(|| filename.clone())?;
     Ok(ExitCode::SUCCESS)
@@ -74,19 +82,4 @@ pub(crate) fn set_all(options: &mut CreateOptions, texts: &[String]) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Parses the size operand of a command.
-pub(crate) fn parse_size(text: &str) -> Result<u64> {
-    const MAX: u64 = i64::MAX as u64;
-    match size::parse(text) {
-        Ok(bytes) if bytes <= MAX => Ok(bytes),
-        Ok(_) | Err(SizeError::Range) => {
-            Err(Error::invalid(format!("Invalid image size specified. Must be between 0 and {MAX}.")))
-        }
-        Err(SizeError::Malformed) => {
-            Err(Error::invalid("Invalid image size specified. You may use k, M, G, T, P or E suffixes for ")
-                .with_hint("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."))
-        }
-    }
 }

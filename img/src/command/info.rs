@@ -1,7 +1,7 @@
 //! `img info`.
 
 use super::Tool;
-use crate::cli::{Format, Input, Objects};
+use crate::cli::{Input, Objects, Report, Run, Share};
 use crate::output;
 use block::graph::{self, OpenFlags};
 use block::{Result, tool::json};
@@ -15,28 +15,38 @@ pub(crate) struct InfoArgs {
     pub(crate) objects: Objects,
     #[command(flatten)]
     input: Input,
-    /// How to print
-    #[arg(long, value_enum, default_value = "human")]
-    output: Format,
+    #[command(flatten)]
+    share: Share,
+    #[command(flatten)]
+    report: Report,
     /// The image
     #[arg(value_name = "FILE", num_args = 0..)]
     words: Vec<String>,
 }
 
-/// Runs `info`.
-pub(crate) fn run(tool: &Tool<'_>, args: InfoArgs) -> Result<ExitCode> {
-    let source = args.input.source(args.words)?;
+impl Run for InfoArgs {
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
+        info(tool, self)
+    }
+}
+
+fn info(tool: &Tool<'_>, args: InfoArgs) -> Result<ExitCode> {
+    let source = args.input.source(tool, args.words)?;
     let flags = OpenFlags {
         no_io: true,
         no_backing: true,
-        force_share: args.input.force_share,
-        ..OpenFlags::default()
+        force_share: args.share.force_share,
+        ..args.input.flags()
     };
     let image = graph::open(tool.env(), &source, args.input.format.as_deref(), flags)?;
     let info = output::node_info(image.node())?;
-    match args.output {
-        Format::Human => tool.out.print(&output::human_info(&info)),
-        Format::Json => tool.out.line(&json::pretty(&info)),
+    match args.report.is_json() {
+        false => tool.out.print(&output::human_info(&info)),
+        true => tool.out.line(&json::pretty(&info)),
     }
     image.close()?;
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! `img map`.
 
 use super::Tool;
-use crate::cli::{Format, Input, Objects};
+use crate::cli::{Input, Objects, Report, Run, Share};
 use block::extents::{Extent, Extents};
 use block::graph::{self, OpenFlags};
 use block::{Error, Result, Want};
@@ -15,9 +15,10 @@ pub(crate) struct MapArgs {
     pub(crate) objects: Objects,
     #[command(flatten)]
     input: Input,
-    /// How to print
-    #[arg(long, value_enum, default_value = "human")]
-    output: Format,
+    #[command(flatten)]
+    share: Share,
+    #[command(flatten)]
+    report: Report,
     /// Where to start, in bytes
     #[arg(short, long, value_name = "OFFSET")]
     start_offset: Option<String>,
@@ -29,20 +30,31 @@ pub(crate) struct MapArgs {
     words: Vec<String>,
 }
 
-/// Runs `map`.
-pub(crate) fn run(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
-    let source = args.input.source(args.words)?;
-    let size = |text: &Option<String>| text.as_deref().map(super::create::parse_size).transpose();
-    let start = size(&args.start_offset)?.unwrap_or(0);
-    let max = size(&args.max_length)?.unwrap_or(u64::MAX);
-    let flags = OpenFlags { force_share: args.input.force_share, ..OpenFlags::default() };
+impl Run for MapArgs {
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
+        map(tool, self)
+    }
+}
+
+fn map(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
+    let source = args.input.source(tool, args.words)?;
+    let size =
+        |text: &Option<String>, what| text.as_deref().map(|text| tool.parse_size(text, what)).transpose();
+    let start = size(&args.start_offset, "start offset")?.unwrap_or(0);
+    let max = size(&args.max_length, "max length")?.unwrap_or(u64::MAX);
+    let flags = OpenFlags { force_share: args.share.force_share, ..args.input.flags() };
     let image = graph::open(tool.env(), &source, args.input.format.as_deref(), flags)?;
     let len = image.len()?;
     let end = start.saturating_add(max).min(len);
     let extents = Extents::new(image.node(), start.min(end)..end, Want::Exact);
-    match args.output {
-        Format::Human => human(tool, extents)?,
-        Format::Json => json(tool, extents)?,
+    if args.report.is_json() {
+        json(tool, extents)?
+    } else {
+        human(tool, extents)?
     }
     image.close()?;
     Ok(ExitCode::SUCCESS)

@@ -5,10 +5,10 @@ pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod map;
 
-use crate::cli::Objects;
-use block::Result;
+use crate::cli::{self, Objects};
 use block::graph::Env;
 use block::tool::Out;
+use block::{Error, Result};
 use secret::Registry;
 
 /// What every command works with.
@@ -28,6 +28,19 @@ impl<'a> Tool<'a> {
         let registry = Registry::default();
         let _ = &objects.objects;
         Ok(Tool { out, objects: registry })
+    }
+
+    /// A complaint about the command line, with where to read on.
+    pub(crate) fn usage_error(&self, text: impl Into<String>) -> Error {
+        cli::usage_error(self.out, text)
+    }
+
+    /// Parses a size given on the command line; `what` says which.
+    ///
+    /// # Errors
+    /// Text that is no size, or one that does not fit a file offset.
+    pub(crate) fn parse_size(&self, text: &str, what: &str) -> Result<u64> {
+        cli::parse_size(self.out, text, what)
     }
 
     /// Drivers and objects, for opening and creating images.

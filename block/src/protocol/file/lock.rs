@@ -92,7 +92,6 @@ fn set(file: &File, kind: i32, byte: u64) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&flock(kind, byte))).map(drop)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "lock types are 0 to 2, bytes below 300")]
 fn flock(kind: i32, byte: u64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
