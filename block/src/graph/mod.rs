@@ -12,7 +12,7 @@ mod table;
 
 pub use context::OpenCtx;
 pub use create::{
-    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, create, options_for, prealloc,
+    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, options_for, prealloc,
 };
 pub use name::{has_protocol, hash_order, json_name};
 pub use open::{Source, open, open_node};

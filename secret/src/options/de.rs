@@ -6,7 +6,8 @@
 //!
 //! [`Size`]: super::Size
 
-use super::size;
+use super::number::{self, NumberError};
+use super::size::{self, SizeError};
 use crate::{Error, Kind};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, Visitor};
 use serde_json::{Map, Value};
@@ -55,119 +56,230 @@ impl From<OptionError> for Error {
     }
 }
 
-pub(super) fn parse<T: DeserializeOwned>(map: &Map<String, Value>) -> Result<T, OptionError> {
-    let value = Value::Object(map.clone());
-    T::deserialize(Node { value: &value, path: String::new() })
+/// Whose words an error uses, and how strict types are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Options of images and formats, in whatever spelling: text is converted.
+    Opts,
+    /// Objects in `key=value` text: text is converted.
+    Keyval,
+    /// Objects in JSON: values must have the right type.
+    Json,
+}
+
+/// Turns the tree into `T`. Known keys are judged first, in the order of the type's fields, unknown ones last.
+pub(crate) fn parse<T: DeserializeOwned>(
+    map: &Map<String, Value>,
+    dialect: Dialect,
+) -> Result<T, OptionError> {
+    let mut copy = Value::Object(map.clone());
+    let parsed = T::deserialize(Node { value: &copy, path: String::new(), dialect });
+    // Options of objects hold secrets.
+    super::wipe(&mut copy);
+    parsed
+}
+
+/// A switch that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// Anything but `on`, `off` and their synonyms; the sentence names the parameter.
+pub fn parse_bool(name: &str, text: &str) -> Result<bool, OptionError> {
+    match text {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(malformed(format!("Parameter '{name}' expects 'on' or 'off'"))),
+    }
+}
+
+/// A number that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// See [`number::parse_u64`]; the sentence names the parameter.
+pub fn parse_number(name: &str, text: &str) -> Result<u64, OptionError> {
+    number::parse_u64(text).map_err(|e| number_error(name, text, e))
+}
+
+/// A size that was given as text, for options that are not parsed into a type.
+///
+/// # Errors
+/// See [`size::parse`]; the sentence names the parameter.
+pub fn parse_size(name: &str, text: &str) -> Result<u64, OptionError> {
+    size::parse(text).map_err(|e| match e {
+        SizeError::Malformed => OptionError::Malformed(
+            format!("Parameter '{name}' expects a non-negative number below 2^64"),
+            Some(size::SUFFIX_HINT),
+        ),
+        SizeError::Range => malformed(format!("Value '{text}' is out of range for parameter '{name}'")),
+    })
+}
+
+fn number_error(name: &str, text: &str, e: NumberError) -> OptionError {
+    malformed(match e {
+        NumberError::Malformed => format!("Parameter '{name}' expects a number"),
+        NumberError::TooLarge => format!("Value '{text}' is too large for parameter '{name}'"),
+    })
+}
+
+fn malformed(text: String) -> OptionError {
+    OptionError::Malformed(text, None)
+}
+
+/// The text that stands under `key`.
+pub(crate) fn string(key: &str, value: &Value, dialect: Dialect) -> Result<String, OptionError> {
+    Node { value, path: key.to_owned(), dialect }.str().map(str::to_owned)
 }
 
 /// A value and the dotted name it stands under.
 struct Node<'a> {
     value: &'a Value,
     path: String,
+    dialect: Dialect,
 }
 
 impl<'a> Node<'a> {
     fn expects(&self, what: &str) -> OptionError {
-        OptionError::Malformed(format!("Parameter '{}' expects {what}", self.path), None)
+        malformed(format!("Parameter '{}' expects {what}", self.path))
+    }
+
+    /// The value has the wrong type, as JSON sees it.
+    fn type_error(&self, want: &str) -> OptionError {
+        match (self.dialect, self.value) {
+            (Dialect::Opts, _) => OptionError::Unknown(leaf(self)),
+            (Dialect::Keyval, Value::Object(_) | Value::Array(_)) if !matches!(want, "object" | "array") => {
+                malformed(format!("Parameters '{}.*' are unexpected", self.path))
+            }
+            _ => malformed(format!("Invalid parameter type for '{}', expected: {want}", self.path)),
+        }
     }
 
     fn child<'b>(&self, key: &str, value: &'b Value) -> Node<'b> {
         let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-        Node { value, path }
+        Node { value, path, dialect: self.dialect }
     }
 
-    fn bool(&self) -> Result<bool, OptionError> {
-        match self.value {
-            Value::Bool(b) => Ok(*b),
-            Value::String(s) => match s.as_str() {
-                "on" | "yes" | "true" | "y" => Ok(true),
-                "off" | "no" | "false" | "n" => Ok(false),
-                _ => Err(self.expects("'on' or 'off'")),
-            },
-            _ => Err(self.expects("'on' or 'off'")),
+    fn item<'b>(&self, index: usize, value: &'b Value) -> Node<'b> {
+        match self.dialect {
+            Dialect::Json => Node { value, path: format!("{}[{index}]", self.path), dialect: self.dialect },
+            Dialect::Opts | Dialect::Keyval => self.child(&index.to_string(), value),
         }
     }
 
+    /// The text of a scalar that may be given as text.
+    fn text(&self, want: &str) -> Result<&'a str, OptionError> {
+        match self.value {
+            Value::String(text) if self.dialect != Dialect::Json => Ok(text),
+            Value::Object(_) | Value::Array(_) => Err(self.type_error(want)),
+            // A scalar of another type is as wrong as text that says nothing.
+            _ if self.dialect == Dialect::Opts => Ok(""),
+            _ => Err(self.type_error(want)),
+        }
+    }
+
+    fn bool(&self) -> Result<bool, OptionError> {
+        if let Value::Bool(b) = self.value {
+            return Ok(*b);
+        }
+        parse_bool(&self.path, self.text("boolean")?)
+    }
+
     fn u64(&self) -> Result<u64, OptionError> {
-        let parsed = match self.value {
-            Value::Number(n) => n.as_u64(),
-            Value::String(s) => match s.strip_prefix("0x") {
-                Some(hex) => u64::from_str_radix(hex, 16).ok(),
-                None => s.parse().ok(),
-            },
-            _ => None,
-        };
-        parsed.ok_or_else(|| self.expects("a number"))
+        match self.value.as_number().map(|n| n.as_u64().or(n.as_i64().map(i64::cast_unsigned))) {
+            Some(Some(n)) => Ok(n),
+            _ => number::parse_u64(self.text("integer")?).map_err(|e| self.number_error(e)),
+        }
     }
 
     fn i64(&self) -> Result<i64, OptionError> {
-        let negative = match self.value {
-            Value::Number(n) => n.as_i64(),
-            Value::String(s) => s.parse().ok(),
-            _ => None,
-        };
-        match negative {
+        match self.value.as_i64() {
             Some(n) => Ok(n),
-            None => self.u64().and_then(|n| n.try_into().map_err(|_| self.expects("a number"))),
+            None => number::parse_i64(self.text("integer")?).map_err(|e| self.number_error(e)),
+        }
+    }
+
+    fn number_error(&self, e: NumberError) -> OptionError {
+        match self.dialect {
+            Dialect::Opts => number_error(&self.path, &plain(self.value), e),
+            Dialect::Keyval | Dialect::Json => self.expects("integer"),
+        }
+    }
+
+    /// A number that does not fit the integer type called `name` in C.
+    fn out_of_range(&self, name: &str) -> OptionError {
+        match self.dialect {
+            Dialect::Opts => self.number_error(NumberError::TooLarge),
+            Dialect::Keyval | Dialect::Json => self.expects(name),
         }
     }
 
     fn size(&self) -> Result<u64, OptionError> {
-        let malformed = |text| OptionError::Malformed(text, Some(size::SUFFIX_HINT));
-        match self.value {
-            Value::String(s) => size::parse(s).map_err(|e| match e {
-                size::SizeError::Malformed => malformed(format!("Parameter '{}' expects a size", self.path)),
-                size::SizeError::Range => {
-                    malformed(format!("Parameter '{}' expects a non-negative number below 2^64", self.path))
-                }
-            }),
-            _ => self.u64(),
+        match self.value.as_u64() {
+            Some(bytes) => Ok(bytes),
+            None => parse_size(&self.path, self.text("integer")?),
         }
     }
 
     fn str(&self) -> Result<&'a str, OptionError> {
-        self.value.as_str().ok_or_else(|| self.expects("a string"))
+        match self.value {
+            Value::String(text) => Ok(text),
+            Value::Object(_) | Value::Array(_) => Err(self.type_error("string")),
+            _ if self.dialect == Dialect::Opts => Err(self.expects("a string")),
+            _ => Err(self.type_error("string")),
+        }
     }
 
     /// The items of a list, whether a JSON array or numbered keys.
     fn items(&self) -> Result<Vec<Node<'a>>, OptionError> {
         match self.value {
-            Value::Array(list) => {
-                Ok(list.iter().enumerate().map(|(i, v)| self.child(&i.to_string(), v)).collect())
+            Value::Array(list) => Ok(list.iter().enumerate().map(|(i, v)| self.item(i, v)).collect()),
+            Value::Object(map) if map.keys().all(|key| key.parse::<usize>().is_ok()) => {
+                (0..map.len()).map(|i| self.numbered(map, i)).collect()
             }
-            Value::Object(map) => (0..map.len())
-                .map(|i| {
-                    let key = i.to_string();
-                    let value =
-                        map.get(&key).ok_or_else(|| OptionError::Missing(format!("{}.{key}", self.path)))?;
-                    Ok(self.child(&key, value))
-                })
-                .collect(),
-            _ => Err(self.expects("a list")),
+            _ => Err(self.type_error("array")),
         }
     }
 
-    fn fields(&self, known: &'static [&'static str]) -> Result<&'a Map<String, Value>, OptionError> {
-        let map = self.value.as_object().ok_or_else(|| self.expects("a group of options"))?;
-        match map.iter().find(|(key, _)| !known.contains(&key.as_str())) {
-            Some((key, value)) => Err(OptionError::Unknown(leaf(self.child(key, value)))),
-            None => Ok(map),
+    /// The item whose key is the number `index`, however many zeroes it begins with.
+    fn numbered(&self, map: &'a Map<String, Value>, index: usize) -> Result<Node<'a>, OptionError> {
+        let value = map.iter().find(|(key, _)| key.parse() == Ok(index)).map(|(_, value)| value);
+        let missing = || OptionError::Missing(format!("{}.{index}", self.path));
+        Ok(self.item(index, value.ok_or_else(missing)?))
+    }
+
+    fn map(&self) -> Result<&'a Map<String, Value>, OptionError> {
+        self.value.as_object().ok_or_else(|| self.type_error("object"))
+    }
+
+    /// Fails if the group has a key that is not among `known`.
+    fn reject_unknown(&self, known: &[&str]) -> Result<(), OptionError> {
+        match self.map()?.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            Some((key, value)) if self.dialect == Dialect::Opts => {
+                Err(OptionError::Unknown(leaf(&self.child(key, value))))
+            }
+            Some((key, value)) => Err(OptionError::Unknown(self.child(key, value).path)),
+            None => Ok(()),
         }
     }
+}
+
+/// A value as the user wrote it, but for JSON strings without their quotes.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The full name of the first value below an unknown key, which is what the user typed.
-fn leaf(mut node: Node<'_>) -> String {
-    while let Some((key, value)) = node.value.as_object().and_then(|map| map.iter().next()) {
-        node = node.child(key, value);
-    }
-    node.path
+fn leaf(node: &Node<'_>) -> String {
+    let first = match node.value {
+        Value::Object(map) => map.iter().next().map(|(key, value)| node.child(key, value)),
+        Value::Array(list) => list.first().map(|value| node.item(0, value)),
+        _ => None,
+    };
+    first.map_or_else(|| node.path.clone(), |child| leaf(&child))
 }
 
 macro_rules! integers {
-    ($($method:ident $visit:ident $source:ident;)*) => {$(
+    ($($method:ident $visit:ident $source:ident $name:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
-            visitor.$visit(self.$source()?.try_into().map_err(|_| self.expects("a smaller number"))?)
+            visitor.$visit(self.$source()?.try_into().map_err(|_| self.out_of_range($name))?)
         }
     )*};
 }
@@ -184,14 +296,14 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
     }
 
     integers! {
-        deserialize_u8 visit_u8 u64;
-        deserialize_u16 visit_u16 u64;
-        deserialize_u32 visit_u32 u64;
-        deserialize_u64 visit_u64 u64;
-        deserialize_i8 visit_i8 i64;
-        deserialize_i16 visit_i16 i64;
-        deserialize_i32 visit_i32 i64;
-        deserialize_i64 visit_i64 i64;
+        deserialize_u8 visit_u8 u64 "uint8_t";
+        deserialize_u16 visit_u16 u64 "uint16_t";
+        deserialize_u32 visit_u32 u64 "uint32_t";
+        deserialize_u64 visit_u64 u64 "uint64_t";
+        deserialize_i8 visit_i8 i64 "int8_t";
+        deserialize_i16 visit_i16 i64 "int16_t";
+        deserialize_i32 visit_i32 i64 "int32_t";
+        deserialize_i64 visit_i64 i64 "int64_t";
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
@@ -203,7 +315,8 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
-        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        let none = self.value.is_null() && self.dialect == Dialect::Opts;
+        if none { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -223,8 +336,7 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, OptionError> {
-        let map = self.value.as_object().ok_or_else(|| self.expects("a group of options"))?;
-        visitor.visit_map(Fields::new(&self, map))
+        visitor.visit_map(Fields::new(&self, self.map()?.iter()))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -233,13 +345,15 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, OptionError> {
-        let map = self.fields(fields)?;
-        visitor.visit_map(Fields::new(&self, map)).map_err(|e| match e {
+        let map = self.map()?;
+        let known = fields.iter().filter_map(|field| map.get_key_value(*field));
+        let visited = visitor.visit_map(Fields::new(&self, known)).map_err(|e| match e {
             OptionError::Missing(key) if fields.contains(&key.as_str()) && !self.path.is_empty() => {
                 OptionError::Missing(format!("{}.{key}", self.path))
             }
             e => e,
-        })
+        })?;
+        self.reject_unknown(fields).map(|()| visited)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -250,8 +364,9 @@ impl<'de> de::Deserializer<'de> for Node<'de> {
     ) -> Result<V::Value, OptionError> {
         let word = self.str()?;
         if !variants.contains(&word) {
-            let text = format!("Parameter '{}' does not accept value '{word}'", self.path);
-            return Err(OptionError::Malformed(text, None));
+            // The last part of the name alone, unlike everywhere else.
+            let name = self.path.rsplit('.').next().unwrap_or_default();
+            return Err(malformed(format!("Parameter '{name}' does not accept value '{word}'")));
         }
         visitor.visit_enum(word.into_deserializer())
     }
@@ -280,8 +395,8 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(parent: &Node<'a>, map: &'a Map<String, Value>) -> Self {
-        let rest: Vec<_> = map.iter().map(|(k, v)| (k.as_str(), parent.child(k, v))).collect();
+    fn new(parent: &Node<'a>, fields: impl Iterator<Item = (&'a String, &'a Value)>) -> Self {
+        let rest: Vec<_> = fields.map(|(k, v)| (k.as_str(), parent.child(k, v))).collect();
         Fields { rest: rest.into_iter(), value: None }
     }
 }
@@ -304,6 +419,7 @@ impl<'de> de::MapAccess<'de> for Fields<'de> {
 #[cfg(test)]
 mod tests {
     use super::super::{Options, Size};
+    use super::Dialect;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -323,6 +439,21 @@ mod tests {
         mode: Option<Mode>,
         #[serde(default)]
         list: Vec<u32>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Rule {
+        policy: Mode,
+        weight: i32,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Object {
+        #[serde(default)]
+        rules: Vec<Rule>,
+        #[serde(default)]
+        verify: bool,
+        name: Option<String>,
     }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Typed, String> {
@@ -346,7 +477,74 @@ mod tests {
         check(&[("key-secret", "s"), ("foo.bar", "1")], "Parameter 'foo.bar' is unexpected");
         check(&[("key-secret", "s"), ("read-only", "maybe")], "Parameter 'read-only' expects 'on' or 'off'");
         check(&[("key-secret", "s"), ("mode", "ecb")], "Parameter 'mode' does not accept value 'ecb'");
-        check(&[("key-secret", "s"), ("size", "1x")], "Parameter 'size' expects a size");
+        check(
+            &[("key-secret", "s"), ("size", "1x")],
+            "Parameter 'size' expects a non-negative number below 2^64",
+        );
+        check(&[("key-secret", "s"), ("size", "-1")], "Value '-1' is out of range for parameter 'size'");
+        check(&[("key-secret", "s"), ("size.x", "1")], "Parameter 'size.x' is unexpected");
+        check(&[("key-secret.x", "1")], "Parameter 'key-secret.x' is unexpected");
+        check(&[("key-secret", "s"), ("list.0", "1k")], "Parameter 'list.0' expects a number");
+        check(&[("key-secret", "s"), ("list.0", "-1")], "Value '-1' is too large for parameter 'list.0'");
         check(&[("key-secret", "s"), ("list.1", "1")], "Parameter 'list.0' is missing");
+    }
+
+    #[test]
+    fn what_is_unknown_is_told_after_what_is_wrong() {
+        let pairs = [("foo", "1"), ("read-only", "maybe"), ("key-secret", "s")];
+        assert_eq!(parse(&pairs).unwrap_err(), "Parameter 'read-only' expects 'on' or 'off'");
+        assert_eq!(parse(&[("foo", "1")]).unwrap_err(), "Parameter 'key-secret' is missing");
+    }
+
+    #[test]
+    fn objects_in_key_value_text_have_their_own_words() {
+        for (pair, want) in [
+            (("rules", "x"), "Invalid parameter type for 'rules', expected: array"),
+            (("rules.foo", "x"), "Invalid parameter type for 'rules', expected: array"),
+            (("rules.0", "x"), "Invalid parameter type for 'rules.0', expected: object"),
+            (("rules.0.policy", "foo"), "Parameter 'policy' does not accept value 'foo'"),
+            (("rules.0.policy", "xts"), "Parameter 'rules.0.weight' is missing"),
+            (("rules.0.weight", "1k"), "Parameter 'rules.0.weight' expects integer"),
+            (("rules.0.weight", "2147483648"), "Parameter 'rules.0.weight' expects int32_t"),
+            (("name.x", "y"), "Parameters 'name.*' are unexpected"),
+            (("verify.x", "y"), "Parameters 'verify.*' are unexpected"),
+            (("foo.bar", "x"), "Parameter 'foo' is unexpected"),
+        ] {
+            let options = Options::from_pairs([pair]).unwrap();
+            assert_eq!(super::parse::<Object>(&options.0, Dialect::Keyval).unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn objects_in_json_are_strict_about_types() {
+        for (json, want) in [
+            (r#"{"rules": 5}"#, "Invalid parameter type for 'rules', expected: array"),
+            (r#"{"rules": [5]}"#, "Invalid parameter type for 'rules[0]', expected: object"),
+            (
+                r#"{"rules": [{"policy": 5}]}"#,
+                "Invalid parameter type for 'rules[0].policy', expected: string",
+            ),
+            (r#"{"rules": [{"policy": "xts"}]}"#, "Parameter 'rules[0].weight' is missing"),
+            (
+                r#"{"rules": [{"weight": "5"}]}"#,
+                "Invalid parameter type for 'rules[0].weight', expected: integer",
+            ),
+            (
+                r#"{"rules": [{"weight": 1.5}]}"#,
+                "Invalid parameter type for 'rules[0].weight', expected: integer",
+            ),
+            (r#"{"rules": [{"weight": 5000000000}]}"#, "Parameter 'rules[0].weight' expects int32_t"),
+            (r#"{"verify": "on"}"#, "Invalid parameter type for 'verify', expected: boolean"),
+            (r#"{"name": null}"#, "Invalid parameter type for 'name', expected: string"),
+            (r#"{"name": 5}"#, "Invalid parameter type for 'name', expected: string"),
+            (r#"{"name": {"x": 5}}"#, "Invalid parameter type for 'name', expected: string"),
+        ] {
+            let options = Options::from_json(json).unwrap();
+            assert_eq!(
+                super::parse::<Object>(&options.0, Dialect::Json).unwrap_err().to_string(),
+                want,
+                "{json}"
+            );
+        }
     }
 }

@@ -4,11 +4,15 @@
 //! into a type that derives `serde::Deserialize` ([`de`]). A key that the type does not have is an error naming it.
 
 pub mod de;
+pub(crate) mod json;
 pub mod keyval;
+pub mod number;
 pub mod size;
 
 use crate::{Error, Result};
+use de::Dialect;
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 pub use de::OptionError;
 pub use size::Size;
@@ -37,20 +41,19 @@ impl Options {
         Ok(options)
     }
 
-    /// Parses a JSON object; keys may be dotted and nested at once (`{"file.driver": "raw", "file": {...}}`).
+    /// Parses a JSON object; keys may be dotted and nested at once (`{"file.driver": "raw", "file": {...}}`), and
+    /// strings may stand in single quotes.
     ///
     /// # Errors
     /// Text that is not JSON or not an object, and conflicting keys.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|e| Error::invalid(format!("Could not parse the JSON options: {e}")))?;
-        match value {
+        match json::parse(text).map_err(|e| e.context("Could not parse the JSON options"))? {
             Value::Object(map) => Self::from_map(map),
-            _ => Err(Error::invalid("The JSON options must be an object")),
+            _ => Err(Error::invalid("Invalid JSON object given")),
         }
     }
 
-    /// Takes a JSON object, expanding dotted keys.
+    /// Takes a JSON object, expanding dotted keys; an array becomes a group with the keys `0`, `1`, ….
     ///
     /// # Errors
     /// Conflicting keys.
@@ -59,6 +62,10 @@ impl Options {
         for (key, value) in map {
             match value {
                 Value::Object(inner) => options.merge(&key, Self::from_map(inner)?)?,
+                Value::Array(list) => {
+                    let numbered = list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value));
+                    options.merge(&key, Self::from_map(numbered.collect())?)?;
+                }
                 value => options.set(&key, value)?,
             }
         }
@@ -76,7 +83,7 @@ impl Options {
             return Err(Error::invalid(format!("Invalid parameter '{key}'")));
         }
         if map.get(last).is_some_and(Value::is_object) {
-            return Err(Error::invalid(format!("Parameter '{key}' is used both as a value and as a group")));
+            return Err(keyval::inconsistent(key));
         }
         map.insert(last.to_owned(), value.into());
         Ok(())
@@ -154,7 +161,7 @@ impl Options {
     /// # Errors
     /// An unknown, missing or malformed key, by its full dotted name.
     pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, OptionError> {
-        de::parse(&self.0)
+        de::parse(&self.0, Dialect::Opts)
     }
 
     /// Whether there are no options.
@@ -167,6 +174,16 @@ impl Options {
         self.0.keys().map(String::as_str)
     }
 
+    /// Takes a JSON object as it is, dots in its keys and all.
+    pub(crate) fn verbatim(map: Map<String, Value>) -> Self {
+        Options(map)
+    }
+
+    /// The tree as a JSON object.
+    pub(crate) fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// The tree as a JSON object.
     pub fn into_map(self) -> Map<String, Value> {
         self.0
@@ -174,16 +191,34 @@ impl Options {
 
     fn subtree_mut(&mut self, key: &str, path: Option<&str>) -> Result<&mut Map<String, Value>> {
         let mut map = &mut self.0;
+        let mut end = 0;
         for part in path.into_iter().flat_map(|p| p.split('.')) {
             if part.is_empty() {
                 return Err(Error::invalid(format!("Invalid parameter '{key}'")));
             }
             let value = map.entry(part).or_insert_with(|| Value::Object(Map::new()));
-            map = value.as_object_mut().ok_or_else(|| {
-                Error::invalid(format!("Parameter '{key}' is used both as a value and as a group"))
-            })?;
+            end += part.len();
+            map = value.as_object_mut().ok_or_else(|| keyval::inconsistent(&key[..end]))?;
+            end += 1;
         }
         Ok(map)
+    }
+}
+
+/// Overwrites every value, for options that may hold a secret.
+impl Zeroize for Options {
+    fn zeroize(&mut self) {
+        self.0.values_mut().for_each(wipe);
+        self.0.clear();
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(list) => list.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -198,6 +233,21 @@ mod tests {
         let json =
             Options::from_json(r#"{"driver": "raw", "file.filename": "a", "file": {"locking": "off"}}"#);
         assert_eq!(dotted.unwrap(), json.unwrap());
+    }
+
+    #[test]
+    fn lists_are_groups_with_numbered_keys() {
+        let dotted = [("rules.0.event", "a"), ("rules.0.at.x", "1"), ("rules.1", "b")];
+        let json = r#"{"rules": [{"event": "a", "at.x": "1"}], "rules.1": "b"}"#;
+        assert_eq!(Options::from_pairs(dotted).unwrap(), Options::from_json(json).unwrap());
+    }
+
+    #[test]
+    fn json_that_is_no_object_is_named() {
+        let error = |text| Options::from_json(text).unwrap_err().to_string();
+        assert_eq!(error("{"), "Could not parse the JSON options: JSON parse error, premature EOI");
+        assert_eq!(error("[]"), "Invalid JSON object given");
+        assert_eq!(error(r#"{"a": 1, "a.b": 2}"#), "Parameters 'a.*' used inconsistently");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Sizes as users write them: bytes, decimal or `0x` hex, with an optional fraction and binary suffix.
 
+use super::number;
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer};
 
@@ -51,14 +52,17 @@ impl From<SizeError> for Error {
     }
 }
 
-/// Parses a size in bytes: leading blanks and tabs are skipped, suffixes `b k M G T P E` in either case.
+/// Parses a size in bytes: leading blanks are skipped, suffixes `b k M G T P E` in either case.
 ///
 /// A fraction needs a suffix above bytes; a hexadecimal number takes no suffix.
+///
+/// # Errors
+/// See [`SizeError`].
 pub fn parse(text: &str) -> Result<u64, SizeError> {
-    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
-    if text.starts_with('-') {
-        let digits = text[1..].starts_with(|c: char| c.is_ascii_digit());
-        return Err(if digits { SizeError::Range } else { SizeError::Malformed });
+    let text = number::trim_start(text);
+    if let Some(digits) = text.strip_prefix('-') {
+        let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        return Err(if number { SizeError::Range } else { SizeError::Malformed });
     }
     let text = text.strip_prefix('+').unwrap_or(text);
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -107,13 +111,12 @@ fn unit(suffix: &str) -> Option<u64> {
     Some(1 << shift)
 }
 
-/// `0.digits` × unit, rounded to the nearest byte; exact for as many digits as can matter.
+/// `0.digits` × unit, rounded to the nearest byte; in floating point, so that large units round as users see it
+/// elsewhere.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn fraction_of(digits: &str, unit: u64) -> u64 {
-    let digits = &digits[..digits.len().min(18)];
-    let scale = 10u128.pow(u32::try_from(digits.len()).unwrap_or(18));
-    let numerator: u128 = digits.parse().unwrap_or(0);
-    let bytes = (numerator * u128::from(unit) + scale / 2) / scale;
-    u64::try_from(bytes).unwrap_or(u64::MAX)
+    let fraction: f64 = format!("0.{digits}").parse().unwrap_or(0.0);
+    (fraction * unit as f64 + 0.5) as u64
 }
 
 #[cfg(test)]
@@ -132,6 +135,14 @@ mod tests {
             ("1.5M", 3 << 19),
             ("0.25M", 1 << 18),
             ("1.0", 1),
+            ("1.", 1),
+            (".5k", 512),
+            ("+0x10", 16),
+            ("010", 10),
+            ("0x10b", 0x10b),
+            ("0.0005k", 1),
+            ("1.99999999999999999999k", 2048),
+            ("7.9E", 9_108_079_886_394_091_136),
             ("15E", 15 << 60),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
@@ -140,10 +151,15 @@ mod tests {
 
     #[test]
     fn what_is_not_a_size_is_told_from_what_is_too_large() {
-        for text in ["", "x", "1x", "1kk", "0x", "0x1k", "1.5", "1.5b", "-", "1 k", "1e3"] {
+        for text in [
+            "", "x", "1x", "1kk", "0x", "0x1k", "1.5", "1.5b", "-", "1 k", "1e3", "5 ", "1KB", "-1k", "-0.0",
+            "+-1",
+        ] {
             assert_eq!(parse(text), Err(SizeError::Malformed), "{text}");
         }
-        for text in ["16E", "18446744073709551616", "0x10000000000000000", "-1"] {
+        for text in
+            ["16E", "18446744073709551616", "0x10000000000000000", "-1", "-0", "15.99999999999999999999E"]
+        {
             assert_eq!(parse(text), Err(SizeError::Range), "{text}");
         }
     }

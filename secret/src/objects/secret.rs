@@ -1,0 +1,155 @@
+//! Secrets, and the object type `secret`: a passphrase or key given as text or in a file.
+//!
+//! The bytes are taken as they are: a newline at the end of a file is part of the secret.
+
+use super::decode::{Decoder, Format};
+use super::{Object, ObjectType, Request};
+use crate::{Context, Error, Result, SecretBytes};
+use serde::Deserialize;
+use std::fs::File;
+use zeroize::Zeroizing;
+
+pub(super) const TYPE: ObjectType = ObjectType {
+    name: "secret",
+    options: &[
+        ("data", "string"),
+        ("file", "string"),
+        ("format", "QCryptoSecretFormat"),
+        ("iv", "string"),
+        ("keyid", "string"),
+    ],
+    create,
+};
+
+/// The longest secret read from a file, in bytes: what cryptsetup takes as a key file. Nobody's passphrase is longer,
+/// and somebody will name `/dev/zero`.
+const MAX_FILE: usize = 8 << 20;
+
+/// Where a secret came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// On the command line, as it is: `data=` without `keyid=`.
+    Inline,
+    /// On the command line, encrypted: `data=` with `keyid=`.
+    InlineEncrypted,
+    /// From this file.
+    File(String),
+    /// From the kernel's keyring, by serial number.
+    Keyring(i32),
+}
+
+/// A passphrase or key that a user gave. It is wiped when dropped, never cloned and never printed.
+#[derive(Debug)]
+pub struct Secret {
+    id: String,
+    source: Source,
+    bytes: SecretBytes,
+}
+
+impl Secret {
+    pub(super) fn new(id: &str, source: Source, bytes: SecretBytes) -> Self {
+        Secret { id: id.to_owned(), source, bytes }
+    }
+
+    /// The id of its object.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The bytes as they are: what opens a LUKS image.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes as text: what *creates* a LUKS image, and what qcow AES and TLS keys need.
+    ///
+    /// # Errors
+    /// Bytes that are not UTF-8, or hold a NUL character.
+    pub fn as_utf8(&self) -> Result<&str> {
+        self.bytes.as_utf8().ok_or_else(|| {
+            Error::invalid(format!("Data from secret {} is not valid UTF-8", self.id)).with_hint(
+                "Text is needed here; a binary key can be used in a text form, such as its base64.",
+            )
+        })
+    }
+
+    /// Whether it is `other`, in a time that depends on the lengths alone.
+    pub fn ct_eq(&self, other: &[u8]) -> bool {
+        self.bytes.ct_eq(other)
+    }
+
+    /// The secret without the line end it ends in, if it does: a common reason for a passphrase not to match.
+    pub fn without_line_end(&self) -> Option<&[u8]> {
+        let line = self.bytes.strip_suffix(b"\n")?;
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    /// A warning for the user, if it was given where other users can read it.
+    pub fn exposure(&self) -> Option<String> {
+        (self.source == Source::Inline).then(|| {
+            format!(
+                "secret '{0}' is on the command line, where other users of this machine can read it; give it with \
+                 --object secret,id={0},file=PATH",
+                self.id
+            )
+        })
+    }
+}
+
+impl Object for Secret {
+    fn as_secret(&self) -> Option<&Secret> {
+        Some(self)
+    }
+}
+
+#[derive(Deserialize)]
+struct SecretOptions {
+    #[serde(default)]
+    format: Format,
+    keyid: Option<String>,
+    iv: Option<String>,
+    data: Option<Zeroizing<String>>,
+    file: Option<String>,
+}
+
+fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
+    let options: SecretOptions = request.parse()?;
+    let (given, source, option) = match (&options.data, options.file) {
+        (Some(data), None) => {
+            let source = if options.keyid.is_some() { Source::InlineEncrypted } else { Source::Inline };
+            (SecretBytes::copy_of(data.as_bytes())?, source, "data")
+        }
+        (None, Some(path)) => (read(&path)?, Source::File(path), "file"),
+        (Some(_), Some(_)) => {
+            let hint = format!("Object '{}' has both.", request.id);
+            return Err(Error::invalid("'file' and 'data' are mutually exclusive").with_hint(hint));
+        }
+        (None, None) => {
+            let hint = format!("Object '{}' has neither; add file=PATH.", request.id);
+            return Err(Error::invalid("Either 'file' or 'data' must be provided").with_hint(hint));
+        }
+    };
+    let decoder =
+        Decoder { format: options.format, keyid: options.keyid.as_deref(), iv: options.iv.as_deref() };
+    let bytes = decoder.decode(request, given, option)?;
+    Ok(Box::new(Secret::new(request.id, source, bytes)))
+}
+
+/// The whole of a file, which may be a pipe, a terminal or an inherited descriptor (`/dev/fd/N`).
+fn read(path: &str) -> Result<SecretBytes> {
+    let unable = || format!("Unable to read {path}");
+    let file = File::open(path).context(|| format!("Failed to open file “{path}”")).context(unable)?;
+    let bytes = SecretBytes::read_all(file, MAX_FILE)
+        .context(|| format!("Error reading file “{path}”"))
+        .context(unable)?;
+    bytes.ok_or_else(|| {
+        Error::invalid(format!("File “{path}” is too large"))
+            .with_hint(format!("A secret may have at most {} MiB.", MAX_FILE >> 20))
+            .context(unable())
+    })
+}

@@ -1,0 +1,31 @@
+//! Object types that QEMU's tools know and we do not have, each with what there is instead.
+
+use crate::{Error, Kind};
+
+/// Names, and what to do without them. A row goes when some crate's table has its names.
+const UNAVAILABLE: &[(&[&str], &str)] = &[
+    (
+        &["tls-creds-x509", "tls-creds-psk", "tls-creds-anon"],
+        "There is no TLS yet. Use a Unix socket, or carry the connection through a tunnel such as ssh -L.",
+    ),
+    (
+        &["authz-simple", "authz-list", "authz-list-file", "authz-pam"],
+        "There is no authorisation of clients yet. Use a Unix socket in a directory that only they can enter.",
+    ),
+    (&["throttle-group"], "To limit the rate of a copy, use the -r option of convert and commit."),
+    (
+        &["iothread", "main-loop", "thread-context"],
+        "Threads are started as they are needed; leave the object out. To bind them to processors, use taskset.",
+    ),
+    (&["pr-manager-helper"], "Persistent reservations are not managed here; make them with sg_persist."),
+];
+
+/// The error for a type that is in none of the tables; `have` lists the types that are.
+pub(super) fn refuse(name: &str, have: &str) -> Error {
+    match UNAVAILABLE.iter().find(|(names, _)| names.contains(&name)) {
+        Some((_, instead)) => Error::new(Kind::Unsupported, format!("Object type '{name}' is not available"))
+            .with_hint(*instead),
+        None => Error::invalid(format!("Parameter 'qom-type' does not accept value '{name}'"))
+            .with_hint(format!("There are: {have}")),
+    }
+}
