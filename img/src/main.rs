@@ -4,6 +4,7 @@
 
 mod cli;
 mod command;
+mod options;
 mod output;
 
 use block::tool::{Out, program_name};

@@ -1,37 +1,65 @@
 //! Reports: what `info` says about a node, for programs and for people.
 
+use block::graph::{hash_order, resolve};
 use block::tool::size::human;
-use block::{Node, Result};
+use block::{FormatInfo, Node, Result};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// What is known about `node` and the nodes below it, with QEMU's member names.
+///
+/// # Errors
+/// The drivers'.
 pub(crate) fn node_info(node: &Arc<Node>) -> Result<Value> {
     let name = node.name();
     let info = node.info();
     let mut map = Map::new();
-    let mut set = |key: &str, value: Value| drop(map.insert(key.to_owned(), value));
-    set("filename", json!(name.filename));
-    set("format", json!(name.driver));
-    set("virtual-size", json!(node.len()?));
-    set("dirty-flag", json!(info.dirty));
+    map.insert("filename".into(), json!(name.filename));
+    map.insert("format".into(), json!(name.driver));
+    map.insert("virtual-size".into(), json!(node.len()?));
+    map.insert("dirty-flag".into(), json!(info.dirty));
     if let Some(bytes) = node.allocated() {
-        set("actual-size", json!(bytes));
+        map.insert("actual-size".into(), json!(bytes));
     }
     if info.encrypted {
-        set("encrypted", json!(true));
+        map.insert("encrypted".into(), json!(true));
     }
     if let Some(bytes) = node.limits().cluster_size {
-        set("cluster-size", json!(bytes));
+        map.insert("cluster-size".into(), json!(bytes));
     }
+    add_backing(node, &info, &mut map);
     if let Some((kind, data)) = info.specific {
-        set("format-specific", json!({"type": kind, "data": data}));
+        map.insert("format-specific".into(), json!({"type": kind, "data": data}));
     }
+    map.insert("children".into(), children_info(node)?);
+    Ok(Value::Object(map))
+}
+
+fn add_backing(node: &Node, info: &FormatInfo, map: &mut Map<String, Value>) {
+    let Some(stored) = &info.backing_file else { return };
+    map.insert("backing-filename".into(), json!(stored));
+    if let Some(format) = &info.backing_format {
+        map.insert("backing-filename-format".into(), json!(format));
+    }
+    if let Ok(full) = resolve(&plain_name(node), stored) {
+        map.insert("full-backing-filename".into(), json!(full));
+    }
+}
+
+/// The file name of a node; where a description takes its place, that of the file below.
+fn plain_name(node: &Node) -> String {
+    let name = &node.name().filename;
+    match node.child("file") {
+        Some(file) if name.starts_with("json:") => plain_name(&file),
+        _ => name.clone(),
+    }
+}
+
+/// The nodes below; a backing file is an image of its own and not listed.
+fn children_info(node: &Arc<Node>) -> Result<Value> {
     let children = node.children();
     let below = children.iter().filter(|c| c.role() != "backing");
-    let below = below.map(|c| Ok(json!({"name": c.role(), "info": node_info(c.node())?})));
-    set("children", Value::Array(below.collect::<Result<_>>()?));
-    Ok(Value::Object(map))
+    below.map(|c| Ok(json!({"name": c.role(), "info": node_info(c.node())?}))).collect()
 }
 
 /// The same for people.
@@ -42,31 +70,101 @@ pub(crate) fn human_info(info: &Value) -> String {
 }
 
 fn describe(info: &Value, indent: &str, path: &str, out: &mut String) {
-    let get = |key: &str| info.get(key).cloned().unwrap_or_default();
-    let text = |key: &str| get(key).as_str().unwrap_or_default().to_owned();
-    let children = get("children");
-    let children = children.as_array().map_or(&[][..], Vec::as_slice);
+    let children = info["children"].as_array().map_or(&[][..], Vec::as_slice);
     let leaf = !indent.is_empty() && children.is_empty();
+    for line in node_lines(info, leaf) {
+        out.push_str(&format!("{indent}{line}\n"));
+    }
+    let data = &info["format-specific"]["data"];
+    if data.as_object().is_some_and(|data| !data.is_empty()) {
+        out.push_str(&format!("{indent}Format specific information:\n"));
+        dump(data, &format!("{indent}    "), out);
+    }
+    for child in children {
+        let path = format!("{path}{}", child["name"].as_str().unwrap_or_default());
+        out.push_str(&format!("{indent}Child node '{path}':\n"));
+        describe(&child["info"], &format!("{indent}    "), &format!("{path}/"), out);
+    }
+}
+
+/// One line for each thing known about a node; the labels of a `leaf` speak of a file, not of an image.
+fn node_lines(info: &Value, leaf: bool) -> Vec<String> {
     let labels = match leaf {
         false => ["image", "file format", "virtual size"],
         true => ["filename", "protocol type", "file length"],
     };
-    let mut line = |label: &str, value: String| out.push_str(&format!("{indent}{label}: {value}\n"));
-    line(labels[0], text("filename"));
-    line(labels[1], text("format"));
-    let bytes = get("virtual-size").as_u64().unwrap_or(0);
-    line(labels[2], format!("{} ({bytes} bytes)", human(bytes)));
-    line("disk size", get("actual-size").as_u64().map_or_else(|| "unavailable".to_owned(), human));
-    if get("encrypted") == true {
-        line("encrypted", "yes".to_owned());
+    let text = |key: &str| info[key].as_str().unwrap_or_default();
+    let bytes = info["virtual-size"].as_u64().unwrap_or(0);
+    let used = info["actual-size"].as_u64().map_or_else(|| "unavailable".to_owned(), human);
+    let mut lines = vec![
+        format!("{}: {}", labels[0], text("filename")),
+        format!("{}: {}", labels[1], text("format")),
+        format!("{}: {} ({bytes} bytes)", labels[2], human(bytes)),
+        format!("disk size: {used}"),
+    ];
+    if info["encrypted"] == true {
+        lines.push("encrypted: yes".into());
     }
-    if let Some(bytes) = get("cluster-size").as_u64() {
-        line("cluster_size", bytes.to_string());
+    if let Some(bytes) = info["cluster-size"].as_u64() {
+        lines.push(format!("cluster_size: {bytes}"));
     }
-    for child in children {
-        let name = child["name"].as_str().unwrap_or_default();
-        let path = format!("{path}{name}");
-        out.push_str(&format!("{indent}Child node '{path}':\n"));
-        describe(&child["info"], &format!("{indent}    "), &format!("{path}/"), out);
+    if info["dirty-flag"] == true {
+        lines.push("cleanly shut down: no".into());
+    }
+    if let Some(stored) = info["backing-filename"].as_str() {
+        lines.push(match info["full-backing-filename"].as_str() {
+            Some(full) if full == stored => format!("backing file: {stored}"),
+            Some(full) => format!("backing file: {stored} (actual path: {full})"),
+            None => format!("backing file: {stored} (cannot determine actual path)"),
+        });
+    }
+    if let Some(format) = info["backing-filename-format"].as_str() {
+        lines.push(format!("backing file format: {format}"));
+    }
+    lines
+}
+
+/// Any value as indented lines, members in [`hash_order`].
+fn dump(value: &Value, indent: &str, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            hash_order(map).into_iter().for_each(|(k, v)| dump_item(&k.replace('-', " "), v, indent, out));
+        }
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| dump_item(&format!("[{i}]"), v, indent, out));
+        }
+        _ => {}
+    }
+}
+
+fn dump_item(label: &str, value: &Value, indent: &str, out: &mut String) {
+    match value {
+        Value::Object(_) | Value::Array(_) => {
+            out.push_str(&format!("{indent}{label}:\n"));
+            dump(value, &format!("{indent}    "), out);
+        }
+        Value::String(text) => out.push_str(&format!("{indent}{label}: {text}\n")),
+        scalar => out.push_str(&format!("{indent}{label}: {scalar}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_details_are_indented_with_blanks_for_dashes() {
+        let info = json!({
+            "filename": "a", "format": "luks", "virtual-size": 1024, "actual-size": 0, "encrypted": true,
+            "format-specific": {"type": "luks", "data": {"slots": [{"active": true}], "hash-alg": "sha1"}},
+            "children": [{"name": "file", "info": {
+                "filename": "a", "format": "file", "virtual-size": 2048, "children": []
+            }}],
+        });
+        let want = "image: a\nfile format: luks\nvirtual size: 1 KiB (1024 bytes)\ndisk size: 0 B\nencrypted: yes\n\
+                    Format specific information:\n    hash alg: sha1\n    slots:\n        [0]:\n            active: true\n\
+                    Child node '/file':\n    filename: a\n    protocol type: file\n    \
+                    file length: 2 KiB (2048 bytes)\n    disk size: unavailable\n";
+        assert_eq!(human_info(&info), want);
     }
 }

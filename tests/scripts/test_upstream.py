@@ -52,6 +52,18 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(judge("").select(["raw"], "002 160"), [("raw", "002"), ("raw", "160")])
 
 
+class Prune(unittest.TestCase):
+    def test_only_entries_of_tests_that_passed_are_removed(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            (folder / "runs.tsv").write_text("format\ttest\nraw\t001\nraw\t002\n")
+            (folder / "expect.toml").write_text('# why\n[raw]\n001 = "a"\n"002" = "b"\n')
+            lists = verdict.Judge.load(folder, real=False, drivers=[])
+            lists.prune([outcome("001", "fail"), outcome("002", "pass")])
+            self.assertEqual((folder / "expect.toml").read_text(), '# why\n[raw]\n001 = "a"\n')
+            self.assertEqual(lists.verdict(outcome("002", "pass")), verdict.PASS)
+
+
 class Differences(unittest.TestCase):
     def test_the_first_unexpected_line_is_named_before_a_missing_one(self):
         self.assertEqual(runner.first_difference("--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new\n"), "+new")

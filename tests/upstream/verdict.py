@@ -6,6 +6,8 @@ runs is tried, and the entry is dead as soon as the driver is listed in the tool
 """
 
 import dataclasses
+import pathlib
+import re
 import tomllib
 
 FORMATS = ("raw", "luks", "qcow", "qcow2", "nbd")
@@ -25,6 +27,7 @@ class Judge:
     expect: dict
     absent: dict
     dead: list
+    file: pathlib.Path
 
     @classmethod
     def load(cls, folder, real, drivers):
@@ -32,8 +35,7 @@ class Judge:
         rows = (folder / "runs.tsv").read_text().splitlines()[1:]
         runs = [tuple(row.split("\t")) for row in rows]
         name = "expect-real.toml" if real else "expect.toml"
-        with open(folder / name, "rb") as file:
-            expect = tomllib.load(file)
+        expect = tomllib.loads((folder / name).read_text())
         absent = expect.pop("absent", {})
         dead = [f"{name}: [absent] {fmt}: the driver is there" for fmt in absent if fmt in drivers]
         dead += [f"{name}: [absent] {fmt}: no such format" for fmt in absent if fmt not in FORMATS]
@@ -43,7 +45,7 @@ class Judge:
             for test in tests
             if (fmt, test) not in runs or fmt in absent
         ]
-        return cls(runs, expect, absent, dead)
+        return cls(runs, expect, absent, dead, folder / name)
 
     def select(self, formats, tests):
         """The runs to try now: those that count and have a driver, or exactly the tests named."""
@@ -65,3 +67,17 @@ class Judge:
     def counted(self, image_format):
         """How many runs of a format count."""
         return sum(1 for run in self.runs if run[0] == image_format)
+
+    def prune(self, outcomes):
+        """Removes the entries of tests that passed, from the file line by line so that everything else stays as it is."""
+        passed = {(outcome.format, outcome.test) for outcome in outcomes if outcome.status == "pass"}
+        kept, table = [], ""
+        for line in self.file.read_text().splitlines(keepends=True):
+            if header := re.match(r"\[([^]]+)\]", line):
+                table = header.group(1)
+            entry = re.match(r'"?([^"=\s]+)"?\s*=', line)
+            if entry and (table, entry.group(1)) in passed:
+                self.expect[table].pop(entry.group(1))
+            else:
+                kept.append(line)
+        self.file.write_text("".join(kept))

@@ -4,7 +4,7 @@ use super::name::has_protocol;
 use super::open::Opener;
 use super::{DriverKind, DriverRow, Env, OpenFlags, Perm, Perms};
 use crate::{Child, Error, Image, Options, Prealloc, Result};
-use secret::options::size;
+use secret::options::de;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -162,34 +162,12 @@ impl CreateOptions {
 
 fn parse(option: &CreateOption, text: &str) -> Result<Value> {
     let name = option.name;
-    match option.kind {
-        CreateKind::Str => Ok(Value::from(text)),
-        CreateKind::Size => size::parse(text).map(Value::from).map_err(|e| {
-            Error::invalid(match e {
-                size::SizeError::Range => {
-                    format!("Value '{text}' is too large for parameter '{name}'")
-                }
-                size::SizeError::Malformed => {
-                    format!("Parameter '{name}' expects a non-negative number below 2^64")
-                }
-            })
-            .with_hint(size::SUFFIX_HINT)
-        }),
-        CreateKind::Num => {
-            let number = match text.strip_prefix("0x") {
-                Some(hex) => u64::from_str_radix(hex, 16).ok(),
-                None => text.parse().ok(),
-            };
-            number
-                .map(Value::from)
-                .ok_or_else(|| Error::invalid(format!("Parameter '{name}' expects a number")))
-        }
-        CreateKind::Bool => match text {
-            "on" | "yes" | "true" | "y" => Ok(Value::Bool(true)),
-            "off" | "no" | "false" | "n" => Ok(Value::Bool(false)),
-            _ => Err(Error::invalid(format!("Parameter '{name}' expects 'on' or 'off'"))),
-        },
-    }
+    Ok(match option.kind {
+        CreateKind::Str => Value::from(text),
+        CreateKind::Size => Value::from(de::parse_size(name, text)?),
+        CreateKind::Num => Value::from(de::parse_number(name, text)?),
+        CreateKind::Bool => Value::from(de::parse_bool(name, text)?),
+    })
 }
 
 /// Handed to a driver's create function.

@@ -1,12 +1,29 @@
 //! How nodes are called: file names, protocol prefixes, and `json:{…}` where a name does not say it all.
 
-use crate::Options;
+use crate::{Error, Options, Result};
 use serde_json::{Map, Value};
 
 /// The protocol prefix of a file name: the part before the first colon, if no slash comes earlier.
 pub fn has_protocol(filename: &str) -> Option<&str> {
     let colon = filename.find([':', '/'])?;
     filename[colon..].starts_with(':').then(|| &filename[..colon])
+}
+
+/// The file that `name` means when it stands in the image `base`: a relative name starts in the directory of `base`.
+///
+/// # Errors
+/// A relative name in an image that is no file.
+pub fn resolve(base: &str, name: &str) -> Result<String> {
+    if name.is_empty() || name.starts_with('/') || has_protocol(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    if base.starts_with("json:") {
+        let text = format!("Cannot use relative backing file names for '{base}'");
+        return Err(Error::invalid(text));
+    }
+    let prefix = has_protocol(base).map_or(0, |p| p.len() + 1);
+    let dir = base.rfind('/').map_or(prefix, |slash| slash + 1);
+    Ok(format!("{}{name}", &base[..dir]))
 }
 
 /// The members of an object in the order in which QEMU's tools print them.
@@ -30,6 +47,25 @@ fn bucket(key: &str) -> u32 {
     sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
 }
 
+/// A JSON string as QEMU's tools print it: everything outside printable ASCII is escaped.
+pub fn json_string(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            ' '..='~' => out.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04X}"))),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// The tree as `json:{…}` on one line, members in [`hash_order`].
 pub fn json_name(options: &Options) -> String {
     let mut text = String::from("json:");
@@ -42,12 +78,13 @@ fn write_compact(value: &Value, out: &mut String) {
         Value::Object(map) => {
             let members = hash_order(map);
             write_list(out, ('{', '}'), members.into_iter(), |(key, value), out| {
-                out.push_str(&Value::from(key).to_string());
+                out.push_str(&json_string(key));
                 out.push_str(": ");
                 write_compact(value, out);
             });
         }
         Value::Array(list) => write_list(out, ('[', ']'), list.iter(), write_compact),
+        Value::String(text) => out.push_str(&json_string(text)),
         scalar => out.push_str(&scalar.to_string()),
     }
 }
@@ -128,6 +165,28 @@ mod tests {
         let want =
             r#"json:{"offset": "512", "driver": "raw", "file": {"driver": "file", "filename": "a.raw"}}"#;
         assert_eq!(json_name(&options.unwrap()), want);
+    }
+
+    #[test]
+    fn json_strings_are_plain_ascii() {
+        assert_eq!(json_string("a\"b\\c\té\u{7f}😀"), r#""a\"b\\c\t\u00E9\u007F\uD83D\uDE00""#);
+    }
+
+    #[test]
+    fn relative_names_start_beside_the_image_they_stand_in() {
+        let cases = [
+            ("top", "base", "base"),
+            ("dir/top", "base", "dir/base"),
+            ("dir/top", "../base", "dir/../base"),
+            ("/a/top", "/b/base", "/b/base"),
+            ("file:top", "base", "file:base"),
+            ("dir/top", "nbd:unix:/x", "nbd:unix:/x"),
+            ("dir/top", "json:{}", "json:{}"),
+        ];
+        for (base, name, want) in cases {
+            assert_eq!(resolve(base, name).unwrap(), want, "{name} in {base}");
+        }
+        assert!(resolve("json:{}", "base").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! JSON as QEMU's tools print it: four spaces, empty containers on two lines, members in hash order.
 
-use crate::graph::hash_order;
+use crate::graph::{hash_order, json_string};
 use serde_json::Value;
 
 /// `value` in QEMU's layout, without a final newline.
@@ -15,7 +15,7 @@ fn write(value: &Value, depth: usize, out: &mut String) {
         Value::Object(map) => {
             let members = hash_order(map);
             write_items(('{', '}'), depth, out, members.into_iter(), |(key, value), out| {
-                out.push_str(&Value::from(key).to_string());
+                out.push_str(&json_string(key));
                 out.push_str(": ");
                 write(value, depth + 1, out);
             });
@@ -23,6 +23,7 @@ fn write(value: &Value, depth: usize, out: &mut String) {
         Value::Array(list) => {
             write_items(('[', ']'), depth, out, list.iter(), |value, out| write(value, depth + 1, out));
         }
+        Value::String(text) => out.push_str(&json_string(text)),
         scalar => out.push_str(&scalar.to_string()),
     }
 }

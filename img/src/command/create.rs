@@ -2,29 +2,45 @@
 
 use super::Tool;
 use crate::cli::{Objects, Run};
-use block::graph::{self, CreateOptions};
+use crate::options::{self, check_lists, wants_help};
+use block::graph::{self, CreateOptions, DriverRow, OpenFlags, Source};
 use block::{Context, Error, Result};
 use clap::Args;
-use secret::options::keyval::{self, Bare};
 use std::process::ExitCode;
 
 /// Options of `create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
-    pub(crate) objects: Objects,
+    objects: Objects,
     /// Print nothing
     #[arg(short, long)]
     quiet: bool,
     /// The format of the new image
     #[arg(short = 'f', long = "format", value_name = "FMT", default_value = "raw")]
     format: String,
-    /// Options of the format, key=value,…; `help` lists them
+    /// Options of the format, key=value,…; `help` lists them; may repeat
     #[arg(short = 'o', long = "options", value_name = "OPTS")]
     options: Vec<String>,
+    #[command(flatten)]
+    backing: Backing,
+    /// Do not open the backing file
+    #[arg(short = 'u', long = "backing-unsafe")]
+    unsafe_backing: bool,
     /// The new image and its size
     #[arg(value_name = "FILE [SIZE]", num_args = 0..)]
     words: Vec<String>,
+}
+
+/// The image that holds what the new one does not have.
+#[derive(Debug, Args)]
+pub(crate) struct Backing {
+    /// The backing file, by its name as seen from the new image
+    #[arg(short = 'b', long = "backing", value_name = "FILE")]
+    file: Option<String>,
+    /// The format of the backing file
+    #[arg(short = 'F', long = "backing-format", value_name = "FMT")]
+    format: Option<String>,
 }
 
 impl Run for CreateArgs {
@@ -32,54 +48,103 @@ impl Run for CreateArgs {
         &self.objects
     }
 
-    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
-        run(tool, self)
+    fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
+        check_lists(&self.options)?;
+        let mut words = std::mem::take(&mut self.words).into_iter();
+        let (filename, size) = (words.next(), words.next());
+        if wants_help(&self.options) {
+            options::print_help(tool, &self.format, filename.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let filename = filename.ok_or_else(|| tool.usage_error("Expecting image file name"))?;
+        let size = size.map(|text| tool.parse_size(&text, "image size")).transpose()?;
+        if let Some(extra) = words.next() {
+            return Err(tool.usage_error(format!("Unexpected argument: {extra}")));
+        }
+        self.create(tool, &filename, size).context(|| filename.clone())?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn run(tool: &Tool<'_>, args: CreateArgs) -> Result<ExitCode> {
-    let mut words = args.words.into_iter();
-    let filename = words.next().ok_or_else(|| tool.usage_error("Expecting image file name"))?;
-    let size = words.next().map(|text| tool.parse_size(&text, "image size")).transpose()?;
-    if let Some(extra) = words.next() {
-        return Err(tool.usage_error(format!("Unexpected argument: {extra}")));
+impl CreateArgs {
+    fn create(&self, tool: &Tool<'_>, filename: &str, size: Option<u64>) -> Result<()> {
+        let env = tool.env();
+        let row = options::format_row(env, &self.format)?;
+        let mut options = graph::options_for(env, row, Some(filename))?;
+        options::set_all(&mut options, &self.options)?;
+        if let Some(bytes) = size {
+            if options.get("size").is_some() {
+                return Err(Error::invalid("The image size must be specified only once"));
+            }
+            options.set("size", &bytes.to_string())?;
+        }
+        self.backing.set(&mut options, row)?;
+        let backing = self.backing_size(tool, filename, &options)?;
+        match backing {
+            Some(bytes) => options.set_default("size", &bytes.to_string())?,
+            None if options.get("size").is_some() || has_no_payload(&options) => {}
+            None => return Err(Error::invalid("Image creation needs a size parameter")),
+        }
+        if !self.quiet {
+            tool.out.line(&format!("Formatting '{filename}', fmt={}{}", self.format, options.describe()));
+            tool.out.flush();
+        }
+        graph::create(env, row, filename, &options)
     }
-    create(tool, &args.format, &filename, size, &args.options, args.quiet).context(|| filename.clone())?;
-    Ok(ExitCode::SUCCESS)
-}
 
-fn create(
-    tool: &Tool<'_>,
-    format: &str,
-    filename: &str,
-    size: Option<u64>,
-    texts: &[String],
-    quiet: bool,
-) -> Result<()> {
-    let env = tool.env();
-    let row =
-        env.drivers.find(format).ok_or_else(|| Error::invalid(format!("Unknown file format '{format}'")))?;
-    let mut options = graph::options_for(env, row, Some(filename))?;
-    set_all(&mut options, texts)?;
-    match (size, options.get("size")) {
-        (Some(_), Some(_)) => return Err(Error::invalid("The image size must be specified only once")),
-        (Some(bytes), None) => options.set("size", &bytes.to_string())?,
-        (None, Some(_)) => {}
-        (None, None) => return Err(Error::invalid("Image creation needs a size parameter")),
-    }
-    if !quiet {
-        tool.out.line(&format!("Formatting '{filename}', fmt={format}{}", options.describe()));
-        tool.out.flush();
-    }
-    graph::create(env, row, filename, &options)
-}
-
-/// Sets every option of the `-o` texts, in order.
-pub(crate) fn set_all(options: &mut CreateOptions, texts: &[String]) -> Result<()> {
-    for text in texts {
-        for (key, value) in keyval::pairs(text, Bare::Always)? {
-            options.set(&key, &value)?;
+    /// Opens the backing file, if there is one to look at, and gives its size in bytes.
+    fn backing_size(&self, tool: &Tool<'_>, filename: &str, options: &CreateOptions) -> Result<Option<u64>> {
+        let text = |name| options.get(name).and_then(|v| v.as_str().map(str::to_owned));
+        let Some(name) = text("backing_file") else { return Ok(None) };
+        let format = text("backing_fmt");
+        if name.is_empty() {
+            return Err(Error::invalid("Expected backing file name, got empty string"));
+        }
+        if name == filename {
+            let text = "Error: Trying to create an image with the same filename as the backing file";
+            return Err(Error::invalid(text));
+        }
+        let without_format = || Error::invalid("Backing file specified without backing format");
+        if self.unsafe_backing {
+            return if format.is_some() { Ok(None) } else { Err(without_format()) };
+        }
+        let source = Source::Name(graph::resolve(filename, &name)?);
+        // Its name is in the message already.
+        let image = graph::open_unnamed(tool.env(), &source, format.as_deref(), OpenFlags::default())
+            .map_err(|e| e.with_hint("Could not open backing image."))?;
+        let (bytes, found) = (image.len()?, image.node().name().driver);
+        image.close()?;
+        match format {
+            Some(_) => Ok(Some(bytes)),
+            None => Err(without_format().with_hint(format!("Detected format of {found}."))),
         }
     }
-    Ok(())
+}
+
+impl Backing {
+    /// Whether neither option was given.
+    pub(crate) fn is_none(&self) -> bool {
+        self.file.is_none() && self.format.is_none()
+    }
+
+    /// Puts the backing file and its format among the options of an image in the format `row`.
+    ///
+    /// # Errors
+    /// A format without backing files.
+    pub(crate) fn set(&self, options: &mut CreateOptions, row: &DriverRow) -> Result<()> {
+        let unsupported =
+            |what: &str| Error::unsupported(format!("{what} not supported for file format '{}'", row.name));
+        if let Some(name) = &self.file {
+            options.set("backing_file", name).map_err(|_| unsupported("Backing file"))?;
+        }
+        if let Some(format) = &self.format {
+            options.set("backing_fmt", format).map_err(|_| unsupported("Backing file format"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is created is only a header, which has no size.
+fn has_no_payload(options: &CreateOptions) -> bool {
+    options.is_on("detached-header")
 }

@@ -3,22 +3,28 @@
 use super::Tool;
 use crate::cli::{Input, Objects, Report, Run, Share};
 use crate::output;
-use block::graph::{self, OpenFlags};
-use block::{Result, tool::json};
+use block::graph::{self, OpenFlags, Source};
+use block::tool::json;
+use block::{Error, Result};
 use clap::Args;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 /// Options of `info`.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
     #[command(flatten)]
-    pub(crate) objects: Objects,
+    objects: Objects,
     #[command(flatten)]
     input: Input,
     #[command(flatten)]
     share: Share,
     #[command(flatten)]
     report: Report,
+    /// Also say what its backing files are
+    #[arg(short, long)]
+    backing_chain: bool,
     /// The image
     #[arg(value_name = "FILE", num_args = 0..)]
     words: Vec<String>,
@@ -30,24 +36,52 @@ impl Run for InfoArgs {
     }
 
     fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
-        info(tool, self)
+        let source = self.input.source(tool, self.words)?;
+        // Without their backing files: a broken chain must not hide what the image itself is.
+        let flags = OpenFlags {
+            no_io: true,
+            no_backing: true,
+            force_share: self.share.force_share,
+            ..self.input.flags()
+        };
+        let chain = collect(tool, source, self.input.format, flags, self.backing_chain)?;
+        match (self.report.is_json(), self.backing_chain) {
+            (true, true) => tool.out.line(&json::pretty(&Value::Array(chain))),
+            (true, false) => chain.iter().for_each(|info| tool.out.line(&json::pretty(info))),
+            (false, _) => {
+                tool.out.print(&chain.iter().map(output::human_info).collect::<Vec<_>>().join("\n"));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn info(tool: &Tool<'_>, args: InfoArgs) -> Result<ExitCode> {
-    let source = args.input.source(tool, args.words)?;
-    let flags = OpenFlags {
-        no_io: true,
-        no_backing: true,
-        force_share: args.share.force_share,
-        ..args.input.flags()
-    };
-    let image = graph::open(tool.env(), &source, args.input.format.as_deref(), flags)?;
-    let info = output::node_info(image.node())?;
-    match args.report.is_json() {
-        false => tool.out.print(&output::human_info(&info)),
-        true => tool.out.line(&json::pretty(&info)),
+/// What is known about the image and, with `chain`, about the images behind it.
+fn collect(
+    tool: &Tool<'_>,
+    mut source: Source,
+    mut format: Option<String>,
+    flags: OpenFlags,
+    chain: bool,
+) -> Result<Vec<Value>> {
+    let mut infos = Vec::new();
+    let mut seen = BTreeSet::new();
+    loop {
+        if !seen.insert(source.text().to_owned()) {
+            return Err(Error::invalid(format!(
+                "Backing file '{}' creates an infinite loop.",
+                source.text()
+            )));
+        }
+        let image = graph::open(tool.env(), &source, format.as_deref(), flags)?;
+        let info = output::node_info(image.node())?;
+        image.close()?;
+        let text = |key: &str| info[key].as_str().map(str::to_owned);
+        let (next, next_format) = (text("full-backing-filename"), text("backing-filename-format"));
+        infos.push(info);
+        match next {
+            Some(name) if chain => (source, format) = (Source::Name(name), next_format),
+            _ => return Ok(infos),
+        }
     }
-    image.close()?;
-    Ok(ExitCode::SUCCESS)
 }
