@@ -236,6 +236,11 @@ impl Opener<'_> {
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
+        if common.detect_zeroes == Some(DetectZeroes::Unmap) && !flags.discard {
+            return Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
         Ok(common)
     }
 
@@ -303,6 +308,7 @@ impl Opener<'_> {
         let name = node_name(row, &ctx.options, &ctx.opened, common);
         let node_flags = NodeFlags {
             read_only: !flags.writable,
+            force_share: flags.force_share,
             discard: flags.discard,
             detect_zeroes: common.detect_zeroes.unwrap_or(if depth == 0 {
                 flags.detect_zeroes
@@ -379,7 +385,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
         .clone()
         .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let filename = match row.kind {
-        DriverKind::Protocol => options.get_str("filename").unwrap_or_default().to_owned(),
+        DriverKind::Protocol => {
+            (row.filename)(options).unwrap_or_else(|| json_name(&described(row, options, children)))
+        }
         _ => layered_name(row, options, children),
     };
     NodeName { driver: row.name, filename, node, options: described(row, options, children) }
@@ -389,7 +397,9 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
     let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
-        Some(file) if !strong && !extra => file.node().name().filename.clone(),
+        Some(file) if !strong && !extra && !file.node().name().filename.starts_with("json:") => {
+            file.node().name().filename.clone()
+        }
         _ => json_name(&described(row, options, children)),
     }
 }

@@ -13,14 +13,12 @@ use std::time::Duration;
 const STRONG: [&str; 2] = ["size", "read-zeroes"];
 
 /// The `null-co` driver.
-pub static NULL_CO: DriverRow = row("null-co", &["null-co"], |name| parse_filename("null-co", name), |o| {
-    filename("null-co", o)
-});
+pub static NULL_CO: DriverRow =
+    row("null-co", &["null-co"], |name| parse_filename("null-co", name), |o| filename("null-co", o));
 
 /// The `null-aio` driver, which is the same.
-pub static NULL_AIO: DriverRow = row("null-aio", &["null-aio"], |name| parse_filename("null-aio", name), |o| {
-    filename("null-aio", o)
-});
+pub static NULL_AIO: DriverRow =
+    row("null-aio", &["null-aio"], |name| parse_filename("null-aio", name), |o| filename("null-aio", o));
 
 const fn row(
     name: &'static str,

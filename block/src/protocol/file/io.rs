@@ -18,8 +18,7 @@ use std::sync::atomic::Ordering;
 /// The most buffers one system call takes (`IOV_MAX`).
 const MAX_BUFFERS: usize = 1024;
 
-const PUNCH: FallocateFlags =
-    FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
+const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
 
 impl FileDriver {
     pub(super) fn end(&self) -> u64 {

@@ -107,7 +107,8 @@ fn check(file: &File, path: &str, byte: u64, text: impl FnOnce() -> String) -> R
 }
 
 fn bytes(perms: Perms) -> impl Iterator<Item = u64> {
-    let of = |first: u64, perms: Perm| (0..8).filter(move |i| perms.bits() >> i & 1 == 1).map(move |i| first + i);
+    let of =
+        |first: u64, perms: Perm| (0..8).filter(move |i| perms.bits() >> i & 1 == 1).map(move |i| first + i);
     of(HELD, perms.own).chain(of(UNSHARED, perms.shared.complement()))
 }
 

@@ -11,7 +11,7 @@ mod map;
 
 use super::existing;
 use crate::graph::{DriverKind, DriverRow, OpenCtx, OpenFlags, has_protocol};
-use crate::{Context, Driver, Error, Kind, Options, Perms, Result};
+use crate::{Context, Driver, Error, Kind, Options, Result};
 use direct::Alignment;
 use lock::{Locking, Locks};
 use nix::fcntl::OFlag;
@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 pub static FILE: DriverRow = DriverRow {
     prefixes: &["file"],
     parse_filename: |name| parse_filename("file:", name),
+    strong_options: &["filename"],
     create: Some(&create::ROW),
     ..DriverRow::new("file", DriverKind::Protocol, |ctx| open(ctx, "file", Family::Regular))
 };
@@ -37,6 +38,7 @@ pub static FILE: DriverRow = DriverRow {
 pub static HOST_DEVICE: DriverRow = DriverRow {
     prefixes: &["host_device"],
     parse_filename: |name| parse_filename("host_device:", name),
+    strong_options: &["filename"],
     create: Some(&existing::ROW),
     ..DriverRow::new("host_device", DriverKind::Protocol, |ctx| open(ctx, "host_device", Family::Device))
 };
@@ -45,6 +47,7 @@ pub static HOST_DEVICE: DriverRow = DriverRow {
 pub static HOST_CDROM: DriverRow = DriverRow {
     prefixes: &["host_cdrom"],
     parse_filename: |name| parse_filename("host_cdrom:", name),
+    strong_options: &["filename"],
     create: Some(&existing::ROW),
     ..DriverRow::new("host_cdrom", DriverKind::Protocol, |ctx| open(ctx, "host_cdrom", Family::CdDrive))
 };
