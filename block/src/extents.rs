@@ -29,6 +29,11 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// A run that no layer of the chain has; it reads as zeroes.
+    pub fn absent(start: u64, len: u64, depth: u32) -> Self {
+        Extent { start, len, depth, present: false, zero: true, data: false, compressed: false, host: None }
+    }
+
     fn continues(&self, next: &Extent) -> bool {
         let same = self.depth == next.depth
             && (self.present, self.zero, self.data, self.compressed)
@@ -119,14 +124,10 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
         }
         match layer.child("backing") {
             Some(below) => layer = below,
-            None => return Ok(absent(at, max, depth)),
+            None => return Ok(Extent::absent(at, max, depth)),
         }
         depth += 1;
     }
-}
-
-fn absent(start: u64, len: u64, depth: u32) -> Extent {
-    Extent { start, len, depth, present: false, zero: true, data: false, compressed: false, host: None }
 }
 
 /// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.

@@ -64,7 +64,11 @@ pub(crate) trait Run {
 }
 
 fn start(out: &Out, args: impl Run) -> ExitCode {
-    let done = Tool::start(out, args.objects()).and_then(|tool| args.run(&tool));
+    let done = match Tool::start(out, args.objects()) {
+        Ok(Some(tool)) => args.run(&tool),
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        Err(e) => Err(e),
+    };
     done.unwrap_or_else(|e| {
         out.error(&e);
         ExitCode::FAILURE
@@ -148,7 +152,7 @@ pub(crate) fn usage_error(out: &Out, text: impl Into<String>) -> Error {
 pub(crate) struct Objects {
     /// Create an object such as a secret: TYPE,id=ID,… or JSON; may repeat
     #[arg(long = "object", value_name = "OBJECT")]
-    pub(crate) objects: Vec<String>,
+    pub(crate) objects: Vec<OsString>,
 }
 
 /// How source images are named.
@@ -257,5 +261,15 @@ pub(crate) fn parse_size(out: &Out, text: &str, what: &str) -> Result<u64> {
             ));
             Err(Error::invalid("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_options_is_consistent() {
+        any_value(Cli::command()).debug_assert();
     }
 }

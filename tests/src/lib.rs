@@ -1,3 +1,193 @@
-//! What the integration tests share.
+//! What the integration tests share: where the programs are, and runs of ours and the real ones side by side.
+//!
+//! The programs must have been built; `BLOCKIMG_BIN` names their directory when it is not the one of the tests. Ours
+//! are started under the names of the originals, so that messages can be compared as they are.
 
 #![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Whose program is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The one built here.
+    Ours,
+    /// The installed original.
+    Real,
+}
+
+/// The programs there are, by the names of the originals.
+const PROGRAMS: [(&str, &str); 3] = [("qemu-img", "img"), ("qemu-io", "io-tool"), ("qemu-nbd", "nbd-server")];
+
+/// The directory of the programs built here.
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("BLOCKIMG_BIN") {
+        return dir.into();
+    }
+    let exe = std::env::current_exe().expect("a running test has a path");
+    exe.ancestors().nth(2).expect("tests are built two levels below the programs").to_owned()
+}
+
+impl Whose {
+    /// A command that starts the program called `name` in QEMU, without input and arguments.
+    pub fn command(self, name: &str) -> Command {
+        let mut command = match self {
+            Whose::Real => Command::new(name),
+            Whose::Ours => {
+                let ours =
+                    PROGRAMS.iter().find(|(theirs, _)| *theirs == name).expect("a program that exists").1;
+                let path = bin_dir().join(ours);
+                assert!(path.exists(), "{} is missing: build it first", path.display());
+                Command::new(path)
+            }
+        };
+        command.arg0(name).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `line`, whose first word is the program, in `dir`.
+    pub fn run(self, dir: &Path, line: &str) -> Ran {
+        let words = words(line);
+        let (name, args) = words.split_first().expect("a command line has a first word");
+        Ran::of(self.command(name).args(args).current_dir(dir))
+    }
+}
+
+/// What a program did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Runs a command to its end.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let Output { status, stdout, stderr } = output;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    }
+
+    /// Its output, when it ended well.
+    ///
+    /// # Panics
+    /// It did not.
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self.stdout
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} stdout {:?} stderr {:?}", self.code, self.stdout, self.stderr)
+    }
+}
+
+/// The words of a command line; `'…'` keeps blanks.
+pub fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = None;
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_with(String::new);
+            }
+            c if c.is_whitespace() && !quoted => words.extend(word.take()),
+            c => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// Two directories with the same files in them, one for our programs and one for the real ones.
+#[derive(Debug)]
+pub struct Pair {
+    ours: TempDir,
+    real: TempDir,
+}
+
+impl Pair {
+    /// Two empty directories.
+    ///
+    /// # Panics
+    /// They cannot be made.
+    pub fn new() -> Self {
+        let dir = || tempfile::tempdir().expect("a temporary directory can be made");
+        Pair { ours: dir(), real: dir() }
+    }
+
+    /// The directory of one side.
+    pub fn dir(&self, whose: Whose) -> &Path {
+        match whose {
+            Whose::Ours => self.ours.path(),
+            Whose::Real => self.real.path(),
+        }
+    }
+
+    /// Puts the same file on both sides.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub fn write(&self, name: impl AsRef<OsStr>, bytes: &[u8]) {
+        for whose in [Whose::Ours, Whose::Real] {
+            let path = self.dir(whose).join(name.as_ref());
+            std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+    }
+
+    /// Runs the real program on both sides.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn prepare(&self, line: &str) {
+        for whose in [Whose::Ours, Whose::Real] {
+            Whose::Real.run(self.dir(whose), line).ok();
+        }
+    }
+
+    /// Copies what the real side has under `name` to our side, holes included: for files that come out different each
+    /// time they are made.
+    ///
+    /// # Panics
+    /// It cannot be copied.
+    pub fn share(&self, name: &str) {
+        let mut copy = Command::new("cp");
+        copy.args([self.dir(Whose::Real), self.dir(Whose::Ours)].map(|dir| dir.join(name)));
+        assert_eq!(Ran::of(&mut copy).code, Some(0), "{name} cannot be copied");
+    }
+
+    /// Runs `line` on both sides.
+    pub fn run(&self, line: &str) -> [Ran; 2] {
+        [Whose::Ours, Whose::Real].map(|whose| whose.run(self.dir(whose), line))
+    }
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn quotes_keep_blanks() {
+        assert_eq!(words("a 'b c'  d''e ''"), ["a", "b c", "de", ""]);
+    }
+}

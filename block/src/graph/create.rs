@@ -4,7 +4,7 @@ use super::name::has_protocol;
 use super::open::Opener;
 use super::{DriverKind, DriverRow, Env, OpenFlags, Perm, Perms};
 use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
-use secret::options::de;
+use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -142,31 +142,31 @@ impl CreateOptions {
         Ok(tree.parse()?)
     }
 
-    /// The values given, in declaration order, as ` name=value` (what `create` prints).
+    /// Whether a switch is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        let value = self.get(name);
+        value.and_then(|v| de::parse_bool(name, v.as_str()?).ok()).unwrap_or(false)
+    }
+
+    /// The values there are, defaults included, in declaration order, as ` name=value` (what `create` prints).
     pub fn describe(&self) -> String {
-        let given = self.table.iter().filter_map(|o| Some((o, self.get(o.name)?)));
+        let given = self.table.iter().filter_map(|o| Some((o.name, self.get(o.name)?)));
         given
-            .map(|(option, value)| match (option.kind, value) {
-                (CreateKind::Bool, value) => {
-                    let on = matches!(value.as_str(), Some("on")) || value == Value::Bool(true);
-                    format!(" {}={}", option.name, if on { "on" } else { "off" })
-                }
-                (_, Value::String(text)) => {
-                    format!(" {}={}", option.name, secret::options::keyval::escape(&text))
-                }
-                (_, value) => format!(" {}={value}", option.name),
+            .map(|(name, value)| match value.as_str() {
+                Some(text) => format!(" {name}={}", keyval::escape(text)),
+                None => format!(" {name}={value}"),
             })
             .collect()
     }
 }
 
+/// Judges the text of an option. Switches stay as they were written, for [`CreateOptions::describe`].
 fn parse(option: &CreateOption, text: &str) -> Result<Value> {
-    let name = option.name;
     Ok(match option.kind {
         CreateKind::Str => Value::from(text),
-        CreateKind::Size => Value::from(de::parse_size(name, text)?),
-        CreateKind::Num => Value::from(de::parse_number(name, text)?),
-        CreateKind::Bool => Value::from(de::parse_bool(name, text)?),
+        CreateKind::Size => de::parse_size(option.name, text)?.into(),
+        CreateKind::Num => de::parse_number(option.name, text)?.into(),
+        CreateKind::Bool => de::parse_bool(option.name, text).map(|_| text.into())?,
     })
 }
 

@@ -16,7 +16,7 @@ pub use create::{
     prealloc,
 };
 pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
-pub use open::{Source, open, open_node};
+pub use open::{Source, open, open_node, open_unnamed};
 pub use table::{DriverKind, DriverRow, DriverTable, Probe};
 
 use crate::{DetectZeroes, WriteCache};

@@ -61,10 +61,14 @@ pub(super) enum ChildSource {
 /// # Errors
 /// `Could not open 'TEXT': …` with the cause.
 pub fn open(env: Env<'_>, source: &Source, format: Option<&str>, flags: OpenFlags) -> Result<Image> {
-    open_source(env, source, format, flags).context(|| format!("Could not open '{}'", source.text()))
+    open_unnamed(env, source, format, flags).context(|| format!("Could not open '{}'", source.text()))
 }
 
-fn open_source(env: Env<'_>, source: &Source, format: Option<&str>, flags: OpenFlags) -> Result<Image> {
+/// Like [`open`], for callers whose message names the image already.
+///
+/// # Errors
+/// The cause alone.
+pub fn open_unnamed(env: Env<'_>, source: &Source, format: Option<&str>, flags: OpenFlags) -> Result<Image> {
     let (filename, mut options) = source.resolve()?;
     if let Some(format) = format {
         options.set("driver", format)?;
@@ -270,7 +274,7 @@ impl Opener<'_> {
     /// Opens the protocol, looks at what is there, and puts the format on it.
     fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
-            None => return Err(Error::invalid("A block device must be specified for \"file\"")),
+            None => return Err(Error::invalid("Must specify either driver or file")),
             Some(ChildSource::Reference(name)) => {
                 let text = format!("Cannot find device='{name}' nor node-name='{name}'");
                 return Err(Error::new(Kind::NotFound, text));
@@ -397,11 +401,15 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
     let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
-        Some(file) if !strong && !extra && !file.node().name().filename.starts_with("json:") => {
-            file.node().name().filename.clone()
-        }
+        // A name stands for one format on a protocol, not for formats on formats.
+        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
+}
+
+/// Whether this is a protocol that a file name says all about.
+fn is_plain(child: &Child) -> bool {
+    child.node().children().is_empty() && !child.node().name().filename.starts_with("json:")
 }
 
 /// The options that would open this node again.

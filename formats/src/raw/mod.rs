@@ -64,7 +64,7 @@ fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
             Err(Error::invalid(format!("Specified size is not multiple of {SECTOR}")))
         }
         Some(size) if size > len - offset => Err(Error::invalid(format!(
-            "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the actual size of the containing file ({len})"
+            "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of the containing file ({len})"
         ))),
         _ => Ok(()),
     }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
     #[command(flatten)]
-    pub(crate) objects: Objects,
+    objects: Objects,
     #[command(flatten)]
     input: Input,
     #[command(flatten)]
@@ -99,13 +99,10 @@ fn open_sources(tool: &Tool<'_>, args: &ConvertArgs) -> Result<Vec<Segment>> {
 /// Opens the target, creating it first where asked; tells whether it is known to read as zeroes.
 fn open_target(tool: &Tool<'_>, args: &ConvertArgs, name: &str, size: u64) -> Result<(Image, bool)> {
     let env = tool.env();
-    let row = env
-        .drivers
-        .find(&args.target_format)
-        .ok_or_else(|| Error::invalid(format!("Unknown file format '{}'", args.target_format)))?;
+    let row = crate::options::format_row(env, &args.target_format)?;
     if !args.no_create {
         let mut options = graph::options_for(env, row, Some(name))?;
-        super::create::set_all(&mut options, &args.options)?;
+        crate::options::set_all(&mut options, &args.options)?;
         options.set("size", &size.to_string())?;
         graph::create(env, row, name, &options)
             .context(|| format!("error while converting {}", row.name))

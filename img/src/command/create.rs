@@ -36,10 +36,10 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Backing {
     /// The backing file, by its name as seen from the new image
-    #[arg(short = 'b', long = "backing", value_name = "FILE")]
+    #[arg(id = "backing", short = 'b', long = "backing", value_name = "FILE")]
     file: Option<String>,
     /// The format of the backing file
-    #[arg(short = 'F', long = "backing-format", value_name = "FMT")]
+    #[arg(id = "backing-format", short = 'F', long = "backing-format", value_name = "FMT")]
     format: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub(crate) struct MapArgs {
     #[command(flatten)]
-    pub(crate) objects: Objects,
+    objects: Objects,
     #[command(flatten)]
     input: Input,
     #[command(flatten)]
@@ -52,7 +52,7 @@ fn map(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
     let end = start.saturating_add(max).min(len);
     let extents = Extents::new(image.node(), start.min(end)..end, Want::Exact);
     if args.report.is_json() {
-        json(tool, extents)?
+        json(tool, extents, start)?
     } else {
         human(tool, extents)?
     }
@@ -70,20 +70,26 @@ fn human(tool: &Tool<'_>, extents: Extents) -> Result<()> {
         let Some((node, offset)) = extent.host.as_ref().filter(|_| !extent.compressed) else {
             return Err(Error::unsupported("File contains external, encrypted or compressed clusters."));
         };
-        let filename = &node.name().filename;
-        tool.out.line(&format!("{:<#16x}{:<#16x}{offset:<#16x}{filename}", extent.start, extent.len));
+        let [start, len, offset] = [extent.start, extent.len, *offset].map(hex);
+        tool.out.line(&format!("{start:<16}{len:<16}{offset:<16}{}", node.name().filename));
     }
     Ok(())
 }
 
-fn json(tool: &Tool<'_>, extents: Extents) -> Result<()> {
-    let mut separator = "[";
+/// Hexadecimal, with `0x` in front of all but zero.
+fn hex(value: u64) -> String {
+    if value == 0 { "0".to_owned() } else { format!("{value:#x}") }
+}
+
+fn json(tool: &Tool<'_>, mut extents: Extents, start: u64) -> Result<()> {
+    // There is always an entry: where there is nothing to list, an empty one.
+    let nothing = Extent { present: false, zero: false, ..Extent::absent(start, 0, 0) };
+    let first = extents.next().unwrap_or(Ok(nothing))?;
+    tool.out.print(&format!("[{}", json_extent(&first)));
     for extent in extents {
-        tool.out.print(separator);
-        tool.out.print(&json_extent(&extent?));
-        separator = ",\n";
+        tool.out.print(&format!(",\n{}", json_extent(&extent?)));
     }
-    tool.out.print(if separator == "[" { "[]\n" } else { "]\n" });
+    tool.out.print("]\n");
     Ok(())
 }
 

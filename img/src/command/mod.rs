@@ -9,7 +9,9 @@ use crate::cli::{self, Objects};
 use block::graph::Env;
 use block::tool::Out;
 use block::{Error, Result};
-use secret::Registry;
+use secret::objects::Added;
+use secret::{OBJECT_TYPES, Registry};
+use std::io::IsTerminal;
 
 /// What every command works with.
 #[derive(Debug)]
@@ -20,14 +22,25 @@ pub(crate) struct Tool<'a> {
 }
 
 impl<'a> Tool<'a> {
-    /// Makes the objects of the command line, in order.
+    /// Makes the objects of the command line, in order. `None` when all that was asked is which there are.
     ///
     /// # Errors
     /// The first object that cannot be made.
-    pub(crate) fn start(out: &'a Out, objects: &Objects) -> Result<Self> {
-        let registry = Registry::default();
-        let _ = &objects.objects;
-        Ok(Tool { out, objects: registry })
+    pub(crate) fn start(out: &'a Out, objects: &Objects) -> Result<Option<Self>> {
+        let mut registry = Registry::new([OBJECT_TYPES]);
+        if !objects.objects.is_empty() {
+            secret::forbid_core_dump()?;
+        }
+        for text in &objects.objects {
+            if let Added::Help(help) = registry.add(text)? {
+                out.print(&help);
+                return Ok(None);
+            }
+        }
+        if let Some(warning) = registry.exposure().filter(|_| std::io::stderr().is_terminal()) {
+            out.error_text(&format!("warning: {warning}"));
+        }
+        Ok(Some(Tool { out, objects: registry }))
     }
 
     /// A complaint about the command line, with where to read on.

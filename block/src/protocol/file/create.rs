@@ -58,7 +58,7 @@ impl Plan {
         Ok(Plan {
             size: size.ok_or_else(|| Error::from_errno(nix::libc::EFBIG))?,
             prealloc: prealloc(options)?,
-            nocow: options.get("nocow") == Some(true.into()),
+            nocow: options.is_on("nocow"),
             extent_size_hint: u32::try_from(number("extent_size_hint").unwrap_or(EXTENT_SIZE_HINT))
                 .map_err(|_| Error::invalid("Extent size hint is too large"))?,
         })
