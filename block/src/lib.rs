@@ -11,6 +11,7 @@
 compile_error!("images are larger than a 32-bit address space");
 
 pub mod buffer;
+pub mod check;
 pub mod copy;
 mod driver;
 pub mod extents;

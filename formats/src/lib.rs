@@ -9,7 +9,14 @@ pub mod crypto;
 pub mod raw;
 
 use block::graph::DriverTable;
-use block::protocol::file;
+use block::protocol::{file, null};
 
 /// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
-pub const DRIVERS: DriverTable = DriverTable(&[&raw::ROW, &file::FILE, &file::HOST_DEVICE]);
+pub const DRIVERS: DriverTable = DriverTable(&[
+    &raw::ROW,
+    &file::FILE,
+    &file::HOST_DEVICE,
+    &file::HOST_CDROM,
+    &null::NULL_CO,
+    &null::NULL_AIO,
+]);

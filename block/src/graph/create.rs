@@ -3,7 +3,7 @@
 use super::name::has_protocol;
 use super::open::Opener;
 use super::{DriverKind, DriverRow, Env, OpenFlags, Perm, Perms};
-use crate::{Child, Error, Image, Options, Prealloc, Result};
+use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
 use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -200,7 +200,16 @@ impl CreateCtx<'_> {
         self.open_file()
     }
 
-    fn open_file(&self) -> Result<Child> {
+    /// The name of the protocol that holds the file.
+    pub fn protocol(&self) -> &'static str {
+        self.protocol.name
+    }
+
+    /// Opens the file under the image, which exists, with every right.
+    ///
+    /// # Errors
+    /// The protocol's.
+    pub fn open_file(&self) -> Result<Child> {
         let flags = OpenFlags { writable: true, resize: true, ..OpenFlags::default() };
         let perms = Perms { own: Perm::READ | Perm::WRITE | Perm::RESIZE, shared: Perm::all() };
         let opener = Opener { env: self.env, flags, perms, depth: 1 };
@@ -265,7 +274,9 @@ pub fn create(
     let protocol = protocol_of(env, Some(filename))?;
     let mut ctx = CreateCtx { env, filename, protocol, file_exists: false };
     let result = (row.create)(&mut ctx, options);
-    if result.is_err() && ctx.file_exists && format.kind == DriverKind::Format && protocol.name == "file" {
+    // What another process holds stays.
+    let failed = result.as_ref().is_err_and(|e| e.kind() != Kind::Locked);
+    if failed && ctx.file_exists && format.kind == DriverKind::Format && protocol.name == "file" {
         let path = filename.strip_prefix("file:").unwrap_or(filename);
         // The creation's own error matters more than one of the clean-up.
         let _ = std::fs::remove_file(path);
@@ -281,6 +292,6 @@ pub fn prealloc(options: &CreateOptions) -> Result<Prealloc> {
     let Some(value) = options.get("preallocation") else { return Ok(Prealloc::Off) };
     serde_json::from_value(value.clone()).map_err(|_| {
         let text = value.as_str().unwrap_or_default();
-        Error::invalid(format!("Parameter 'preallocation' does not accept value '{text}'"))
+        Error::invalid(format!("invalid parameter value: {text}"))
     })
 }

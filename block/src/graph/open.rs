@@ -240,6 +240,11 @@ impl Opener<'_> {
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
+        if common.detect_zeroes == Some(DetectZeroes::Unmap) && !flags.discard {
+            return Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
         Ok(common)
     }
 
@@ -307,6 +312,7 @@ impl Opener<'_> {
         let name = node_name(row, &ctx.options, &ctx.opened, common);
         let node_flags = NodeFlags {
             read_only: !flags.writable,
+            force_share: flags.force_share,
             discard: flags.discard,
             detect_zeroes: common.detect_zeroes.unwrap_or(if depth == 0 {
                 flags.detect_zeroes
@@ -383,7 +389,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
         .clone()
         .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let filename = match row.kind {
-        DriverKind::Protocol => options.get_str("filename").unwrap_or_default().to_owned(),
+        DriverKind::Protocol => {
+            (row.filename)(options).unwrap_or_else(|| json_name(&described(row, options, children)))
+        }
         _ => layered_name(row, options, children),
     };
     NodeName { driver: row.name, filename, node, options: described(row, options, children) }
@@ -394,11 +402,14 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
     let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && !extra && file.node().children().is_empty() => {
-            file.node().name().filename.clone()
-        }
+        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
+}
+
+/// Whether this is a protocol that a file name says all about.
+fn is_plain(child: &Child) -> bool {
+    child.node().children().is_empty() && !child.node().name().filename.starts_with("json:")
 }
 
 /// The options that would open this node again.
