@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod luks;
 pub mod raw;
 
 use block::graph::DriverTable;
@@ -14,6 +15,7 @@ use block::protocol::{file, null};
 /// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
 pub const DRIVERS: DriverTable = DriverTable(&[
     &raw::ROW,
+    &luks::ROW,
     &file::FILE,
     &file::HOST_DEVICE,
     &file::HOST_CDROM,

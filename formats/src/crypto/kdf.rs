@@ -4,6 +4,7 @@
 //! calibrated is the processor time of *one* core: that is what other programs will spend to open the image.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,23 @@ pub const MIN_ITERATIONS: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not
 
 /// Derives `out.len()` bytes of key from `password` with HMAC over `hash`.
 pub fn pbkdf2(hash: HashAlg, password: &[u8], salt: &[u8], iterations: NonZeroU32, out: &mut [u8]) {
-    hash.dispatch(Derive { password, salt, iterations: iterations.get(), threads: cores(), out });
+    pbkdf2_unless(&NEVER, hash, password, salt, iterations, out);
+}
+
+/// Never set.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// Like [`pbkdf2`], but gives up soon after `stop` is set. Tells whether `out` is the key.
+pub fn pbkdf2_unless(
+    stop: &AtomicBool,
+    hash: HashAlg,
+    password: &[u8],
+    salt: &[u8],
+    iterations: NonZeroU32,
+    out: &mut [u8],
+) -> bool {
+    hash.dispatch(Derive { stop, password, salt, iterations: iterations.get(), threads: cores(), out });
+    !stop.load(Ordering::Acquire)
 }
 
 fn cores() -> usize {
@@ -31,6 +48,7 @@ fn cores() -> usize {
 const WORTH_A_THREAD: usize = 4000;
 
 struct Derive<'a> {
+    stop: &'a AtomicBool,
     password: &'a [u8],
     salt: &'a [u8],
     iterations: u32,
@@ -42,7 +60,7 @@ impl WithHash for Derive<'_> {
     type Output = ();
 
     fn run<D, M: Update + FixedOutput + KeyInit + Clone + Send + Sync>(self) {
-        let Derive { password, salt, iterations, threads, out } = self;
+        let Derive { stop, password, salt, iterations, threads, out } = self;
         let prf = M::new_from_slice(password).expect("HMAC takes keys of any length");
         let blocks = out.len().div_ceil(M::output_size());
         let worth = (blocks * iterations as usize / WORTH_A_THREAD).max(1);
@@ -50,7 +68,7 @@ impl WithHash for Derive<'_> {
         let mut shares = (1_u32..).step_by(per_thread).zip(out.chunks_mut(per_thread * M::output_size()));
         let derive = |(first, share): (u32, &mut [u8])| {
             for (index, block) in (first..).zip(share.chunks_mut(M::output_size())) {
-                derive_block(&prf, salt, index, iterations, block);
+                derive_block(&prf, salt, index, iterations, stop, block);
             }
         };
         thread::scope(|scope| {
@@ -61,12 +79,16 @@ impl WithHash for Derive<'_> {
     }
 }
 
+/// Iterations between two looks at whether to stop: below a millisecond's worth.
+const BETWEEN_LOOKS: u32 = 1000;
+
 /// The function F of RFC 8018, section 5.2: block `index`, counted from one.
 fn derive_block<M: Update + FixedOutput + Clone>(
     prf: &M,
     salt: &[u8],
     index: u32,
     iterations: u32,
+    stop: &AtomicBool,
     out: &mut [u8],
 ) {
     let mut mac = prf.clone();
@@ -74,11 +96,16 @@ fn derive_block<M: Update + FixedOutput + Clone>(
     mac.update(&index.to_be_bytes());
     let mut last = mac.finalize_fixed();
     out.copy_from_slice(&last[..out.len()]);
-    for _ in 1..iterations {
-        let mut mac = prf.clone();
-        mac.update(&last);
-        last = mac.finalize_fixed();
-        out.iter_mut().zip(&last).for_each(|(sum, byte)| *sum ^= byte);
+    let mut left = iterations - 1;
+    while left > 0 && !stop.load(Ordering::Relaxed) {
+        let batch = left.min(BETWEEN_LOOKS);
+        for _ in 0..batch {
+            let mut mac = prf.clone();
+            mac.update(&last);
+            last = mac.finalize_fixed();
+            out.iter_mut().zip(&last).for_each(|(sum, byte)| *sum ^= byte);
+        }
+        left -= batch;
     }
     last.as_mut_slice().zeroize();
 }
@@ -135,7 +162,14 @@ impl Rate {
 
 fn sample(hash: HashAlg, iterations: u32) {
     let mut out = vec![0; hash.digest_bytes()];
-    hash.dispatch(Derive { password: b"password", salt: &[0; 32], iterations, threads: 1, out: &mut out });
+    hash.dispatch(Derive {
+        stop: &NEVER,
+        password: b"password",
+        salt: &[0; 32],
+        iterations,
+        threads: 1,
+        out: &mut out,
+    });
     std::hint::black_box(&out);
 }
 
