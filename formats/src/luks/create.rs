@@ -79,14 +79,11 @@ fn create_file(ctx: &mut CreateCtx<'_>, options: &CreateOptions, size: u64, layo
         below.set("preallocation", "off")?;
     }
     let file = ctx.create_file(0, &below)?;
-    match file.len()? {
-        0 => file.truncate(Resize { size, prealloc })?,
-        // A device, which is as long as it is.
-        len if len < size => {
-            let text = format!("The device has {len} bytes, the image needs {size}");
-            return Err(Error::new(Kind::NoSpace, text));
-        }
-        _ => file.write_zeroes(0..layout.end().bytes(), ZeroFlags::empty())?,
+    // A device has its length already, and may hold anything.
+    let fresh = file.len()? == 0;
+    file.truncate(Resize { size, prealloc, exact: false })?;
+    if !fresh {
+        file.write_zeroes(0..layout.end().bytes(), ZeroFlags::empty())?;
     }
     Ok(file)
 }
