@@ -180,8 +180,10 @@ impl Node {
         let max = max_transfer(limits, u64::MAX);
         while !to.is_empty() {
             let mut piece = to.split_to(usize::try_from(max).unwrap_or(usize::MAX));
+            let len = piece.len() as u64;
+            // The driver may take the vector apart.
             self.driver.read(at, &mut piece)?;
-            at += piece.len() as u64;
+            at += len;
         }
         Ok(())
     }
@@ -489,3 +491,6 @@ fn split_at_granularity(range: Range<u64>, granularity: u32) -> impl Iterator<It
     let last = (range.end - range.end % unit).max(first);
     [range.start..first, first..last, last..range.end].into_iter().filter(|r| !r.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,8 +290,5 @@ pub fn create(
 /// An unknown mode.
 pub fn prealloc(options: &CreateOptions) -> Result<Prealloc> {
     let Some(value) = options.get("preallocation") else { return Ok(Prealloc::Off) };
-    serde_json::from_value(value.clone()).map_err(|_| {
-        let text = value.as_str().unwrap_or_default();
-        Error::invalid(format!("invalid parameter value: {text}"))
-    })
+    super::name_in(value.as_str().unwrap_or_default())
 }

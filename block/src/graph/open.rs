@@ -117,7 +117,7 @@ pub(super) fn open_child(
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
-    let opener = Opener { env: parent.env, flags: parent.flags, perms, depth };
+    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth };
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
@@ -128,6 +128,11 @@ pub(super) fn open_child(
             Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
         }
     }
+}
+
+/// How the nodes below one with these flags are opened: what is discarded there is the upper node's decision.
+fn below(flags: OpenFlags) -> OpenFlags {
+    OpenFlags { discard: true, ..flags }
 }
 
 /// The `file` of a format is a protocol; anything else without a driver is probed.
@@ -160,8 +165,8 @@ struct Common {
     read_only: Option<bool>,
     auto_read_only: Option<bool>,
     force_share: Option<bool>,
-    discard: Option<Discard>,
-    detect_zeroes: Option<DetectZeroes>,
+    discard: Option<String>,
+    detect_zeroes: Option<String>,
     cache: CacheSwitches,
     active: Option<bool>,
 }
@@ -171,15 +176,6 @@ struct Common {
 struct CacheSwitches {
     direct: Option<bool>,
     no_flush: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Discard {
-    #[serde(alias = "off")]
-    Ignore,
-    #[serde(alias = "on")]
-    Unmap,
 }
 
 const COMMON: [&str; 8] = [
@@ -231,7 +227,12 @@ impl Opener<'_> {
         let flags = &mut self.flags;
         flags.writable &= !common.read_only.unwrap_or(false);
         flags.force_share |= common.force_share.unwrap_or(false);
-        flags.discard = common.discard.map_or(flags.discard, |d| d == Discard::Unmap);
+        flags.discard = match common.discard.as_deref() {
+            None => flags.discard,
+            Some("unmap" | "on") => true,
+            Some("ignore" | "off") => false,
+            Some(_) => return Err(Error::invalid("Invalid discard option")),
+        };
         flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
         flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
         if !flags.writable {
@@ -240,11 +241,15 @@ impl Opener<'_> {
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
-        if common.detect_zeroes == Some(DetectZeroes::Unmap) && !flags.discard {
+        let detect = common.detect_zeroes.as_deref().map(super::name_in).transpose()?;
+        if detect == Some(DetectZeroes::Unmap) && !flags.discard {
             return Err(Error::invalid(
                 "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
             ));
         }
+        // Asked of one node, it is for that node; asked for the image, for the top node.
+        let inherited = if self.depth == 0 { flags.detect_zeroes } else { DetectZeroes::Off };
+        flags.detect_zeroes = detect.unwrap_or(inherited);
         Ok(common)
     }
 
@@ -282,7 +287,8 @@ impl Opener<'_> {
             Some(ChildSource::Opened(node)) => node,
             Some(ChildSource::Describe { filename, options }) => {
                 let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
-                let opener = Opener { env: self.env, flags: self.flags, perms, depth: self.depth + 1 };
+                let flags = below(self.flags);
+                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1 };
                 opener.open(filename, options, Layer::Protocol)?
             }
         };
@@ -314,11 +320,7 @@ impl Opener<'_> {
             read_only: !flags.writable,
             force_share: flags.force_share,
             discard: flags.discard,
-            detect_zeroes: common.detect_zeroes.unwrap_or(if depth == 0 {
-                flags.detect_zeroes
-            } else {
-                DetectZeroes::Off
-            }),
+            detect_zeroes: flags.detect_zeroes,
         };
         let node = Node::new(driver, name, node_flags);
         node.permit(perms)?;

@@ -4,7 +4,9 @@ use super::lock::{Locking, Locks};
 use super::parse_filename;
 use crate::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, prealloc};
 use crate::{Context, Error, Perm, Perms, Prealloc, Resize, Result, SECTOR};
+use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
+use nix::unistd::ftruncate;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -111,7 +113,8 @@ pub(super) fn resize(file: &File, old: u64, to: Resize) -> Result<()> {
 }
 
 fn set_len(file: &File, size: u64) -> Result<()> {
-    file.set_len(size).context(|| "Could not resize file")
+    let size = i64::try_from(size).map_err(|_| Errno::EINVAL);
+    size.and_then(|size| ftruncate(file, size)).context(|| "Could not resize file")
 }
 
 fn write_first_block(file: &File, size: u64) -> Result<()> {

@@ -10,7 +10,7 @@ mod lock;
 mod map;
 
 use super::existing;
-use crate::graph::{DriverKind, DriverRow, OpenCtx, OpenFlags, has_protocol};
+use crate::graph::{DriverKind, DriverRow, OpenCtx, OpenFlags, has_protocol, name_in};
 use crate::{Context, Driver, Error, Kind, Options, Result};
 use direct::Alignment;
 use lock::{Locking, Locks};
@@ -75,9 +75,8 @@ fn parse_filename(prefix: &str, filename: &str) -> Result<Options> {
 #[serde(rename_all = "kebab-case")]
 struct FileOptions {
     filename: Option<String>,
-    #[serde(default)]
-    locking: Locking,
-    aio: Option<Aio>,
+    locking: Option<String>,
+    aio: Option<String>,
     pr_manager: Option<String>,
     // Accepted because scripts give them; the way requests reach the kernel is ours to choose.
     #[serde(rename = "aio-max-batch")]
@@ -168,6 +167,7 @@ fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn D
         Some(path) if !path.is_empty() => path,
         _ => return Err(Error::invalid(format!("The '{driver}' block driver requires a file name"))),
     };
+    let locking = options.locking.as_deref().map(name_in).transpose()?.unwrap_or_default();
     options.check(ctx.flags)?;
     // Opening a pipe would wait for its other end.
     if std::fs::metadata(&path).is_ok_and(|m| m.file_type().is_fifo()) {
@@ -181,12 +181,13 @@ fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn D
     if family == Family::CdDrive && !crate::sys::is_cd_drive(file.as_fd()) {
         return Err(Error::from_errno(libc::ENOMEDIUM));
     }
-    Ok(Box::new(FileDriver::new(file, path, kind, options.locking, ctx.flags)?))
+    Ok(Box::new(FileDriver::new(file, path, kind, locking, ctx.flags)?))
 }
 
 impl FileOptions {
     fn check(&self, flags: OpenFlags) -> Result<()> {
-        if self.aio == Some(Aio::Native) && !flags.cache.direct {
+        let aio = self.aio.as_deref().map(name_in).transpose()?;
+        if aio == Some(Aio::Native) && !flags.cache.direct {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.",
             ));
