@@ -135,9 +135,9 @@ fn below(flags: OpenFlags) -> OpenFlags {
     OpenFlags { discard: true, ..flags }
 }
 
-/// The `file` of a format is a protocol; anything else without a driver is probed.
+/// What a format keeps its bytes in (`file`, `header`, `data-file`) is a protocol; anything else without a driver is probed.
 fn layer_of(parent: DriverKind, role: &str) -> Layer {
-    if parent == DriverKind::Format && role == "file" { Layer::Protocol } else { Layer::Any }
+    if parent == DriverKind::Format && role != "backing" { Layer::Protocol } else { Layer::Any }
 }
 
 /// What a name without a driver may become.

@@ -200,7 +200,7 @@ impl Header {
         disk.digest_salt = self.digest.pbkdf2.salt;
         disk.digest_iterations = self.digest.pbkdf2.iterations.get().into();
         put(&mut disk.uuid, &self.uuid);
-        disk.slots = self.slots.each_ref().map(Slot::to_disk);
+        disk.slots = self.slots.map(Slot::to_disk);
         zerocopy::transmute!(disk)
     }
 
@@ -212,7 +212,7 @@ impl Header {
 }
 
 impl Slot {
-    fn to_disk(&self) -> DiskSlot {
+    fn to_disk(self) -> DiskSlot {
         let none = Pbkdf2 { iterations: NonZeroU32::MIN, salt: [0; SALT_BYTES] };
         let used = self.pbkdf2.unwrap_or(none);
         DiskSlot {
@@ -378,4 +378,150 @@ fn text(field: &[u8], name: &str, offset: usize) -> Result<String> {
 /// Stores text in a field that is all zeroes.
 fn put(field: &mut [u8], text: &str) {
     field[..text.len()].copy_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::header as sample;
+    use super::*;
+
+    fn bytes() -> [u8; BYTES] {
+        sample("aes-xts-plain64", 64, &[0, 5]).to_bytes()
+    }
+
+    fn refusal(bytes: &[u8]) -> Error {
+        Header::parse(bytes, Placement::Attached).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (cipher, key_bytes) in
+            [("aes-xts-plain64", 64), ("serpent-cbc-essiv:sha256", 24), ("aes-ecb", 16)]
+        {
+            let header = sample(cipher, key_bytes, &[0, 7]);
+            assert_eq!(Header::parse(&header.to_bytes(), Placement::Attached).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn parts_are_laid_out_as_by_qemu_and_cryptsetup() {
+        let layout = Layout::new(64);
+        assert_eq!([0, 1, 7].map(|slot| layout.material(slot).0), [8, 512, 3536]);
+        assert_eq!(layout.end(), Sectors(4040));
+        assert_eq!(layout.end().bytes(), 2_068_480);
+        // 24 * 4000 bytes are not whole sectors.
+        assert_eq!(material_sectors(24), 188);
+        assert_eq!(Layout::new(24).material(1), Sectors(200));
+    }
+
+    /// Patches for one wrong field each: offset, value, what is said about it.
+    fn illegal() -> Vec<(usize, Vec<u8>, String)> {
+        let u32 = |offset: usize, value: u32| (offset, value.to_be_bytes().to_vec());
+        let field = |(offset, value): (usize, Vec<u8>), text: &str| (offset, value, text.to_owned());
+        let text = |offset: usize, value: &str| (offset, [value.as_bytes(), b"\0"].concat());
+        let mut list = vec![
+            field((0, b"SKUL".to_vec()), "Volume is not in LUKS format"),
+            field((6, vec![0, 0]), "LUKS version 0 is not supported"),
+            field((6, vec![0, 2]), "LUKS version 2 is not supported"),
+            field((8, vec![b'a'; 32]), "LUKS header cipher name is not NUL terminated"),
+            field((40, vec![b'a'; 32]), "LUKS header cipher mode is not NUL terminated"),
+            field((72, vec![b'a'; 32]), "LUKS header hash spec is not NUL terminated"),
+            field(text(8, "foo"), "Algorithm 'foo' with key size 32 bytes not supported"),
+            field(text(40, "foo"), "Unexpected cipher mode string format 'foo'"),
+            field(text(40, "foo-plain64"), "Cipher mode 'foo' not supported"),
+            field(text(40, "xts-foo"), "IV generator 'foo' not supported"),
+            field(text(40, "xts-plain64:foo"), "Hash algorithm 'foo' not supported"),
+            field(text(72, "foo"), "Hash algorithm 'foo' not supported"),
+            field(u32(104, 0), "LUKS payload is overlapping with the header"),
+            field(u32(104, 7), "LUKS payload is overlapping with the header"),
+            field(u32(104, 8), "Keyslot 0 is overlapping with the encrypted payload"),
+            field(u32(108, 0), "Algorithm 'aes' with key size 0 bytes not supported"),
+            field(u32(108, 63), "Algorithm 'aes' with key size 31 bytes not supported"),
+            field(u32(108, 65), "Keyslots 0 and 1 are overlapping in the header"),
+            field(u32(108, u32::MAX), "Keyslot 0 is overlapping with the encrypted payload"),
+            field(u32(164, 0), "LUKS key iteration count is zero"),
+        ];
+        for slot in 0..SLOTS {
+            let at = 208 + 48 * slot;
+            let mut slot_field = |offset, value, text: &str| {
+                list.push(field(u32(at + offset, value), &text.replace('#', &slot.to_string())));
+            };
+            slot_field(0, 1, "Keyslot # state (active/disable) is corrupted");
+            slot_field(44, 3999, "Keyslot # is corrupted (stripes 3999 != 4000)");
+            slot_field(44, 0, "Keyslot # is corrupted (stripes 0 != 4000)");
+            slot_field(40, 4039, "Keyslot # is overlapping with the encrypted payload");
+            slot_field(40, u32::MAX, "Keyslot # is overlapping with the encrypted payload");
+            match slot {
+                0 => slot_field(40, 7, "Keyslot 0 is overlapping with the LUKS header"),
+                _ => slot_field(40, 8, "Keyslots 0 and # are overlapping in the header"),
+            }
+        }
+        list.extend([0, 5].map(|slot| {
+            field(u32(208 + 48 * slot + 4, 0), &format!("Keyslot {slot} iteration count is zero"))
+        }));
+        list
+    }
+
+    #[test]
+    fn every_illegal_field_is_refused_in_qemus_words_with_a_hint() {
+        for (offset, value, want) in illegal() {
+            let mut bytes = bytes();
+            bytes[offset..offset + value.len()].copy_from_slice(&value);
+            let error = refusal(&bytes);
+            assert_eq!(error.to_string(), want, "{value:?} at {offset}");
+            assert!(error.hint().is_some() || offset == 0, "{want}");
+        }
+    }
+
+    #[test]
+    fn a_hint_says_where_the_wrong_field_is() {
+        let mut bytes = bytes();
+        bytes[208 + 3 * 48 + 44] = 1;
+        assert_eq!(
+            refusal(&bytes).hint(),
+            Some("The field at byte 396 of the header is wrong (key slot 3, stripes).")
+        );
+    }
+
+    #[test]
+    fn a_disabled_slot_needs_no_iterations_but_a_place() {
+        let header = Header::parse(&bytes(), Placement::Attached).unwrap();
+        assert_eq!(header.active().map(|(index, ..)| index).collect::<Vec<_>>(), [0, 5]);
+        assert_eq!(header.slots[1].pbkdf2, None);
+        assert_eq!(header.slots[1].material, Sectors(512));
+    }
+
+    #[test]
+    fn without_a_payload_in_the_file_material_may_lie_anywhere() {
+        let mut bytes = bytes();
+        bytes[104..108].fill(0);
+        let header = Header::parse(&bytes, Placement::Detached).unwrap();
+        assert_eq!(header.payload, Sectors(0));
+    }
+
+    #[test]
+    fn a_header_cut_short_anywhere_is_refused() {
+        let bytes = bytes();
+        for len in 0..BYTES {
+            let want = if len < 8 { "Volume is not in LUKS format" } else { "LUKS header is truncated" };
+            assert_eq!(refusal(&bytes[..len]).to_string(), want, "{len}");
+        }
+    }
+
+    #[test]
+    fn any_byte_may_have_any_value_without_harm() {
+        for offset in 0..BYTES {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut bytes = bytes();
+                bytes[offset] = value;
+                let Ok(header) = Header::parse(&bytes, Placement::Attached) else { continue };
+                let end = |slot: &Slot| {
+                    u64::from(slot.material.0) + material_sectors(header.cipher.key_bytes() as u64)
+                };
+                let inside =
+                    header.slots.iter().all(|s| s.material.0 >= 8 && end(s) <= header.payload.0.into());
+                assert!(inside, "{value:#x} at {offset}");
+            }
+        }
+    }
 }

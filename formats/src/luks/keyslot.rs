@@ -275,3 +275,83 @@ impl Attempt<'_> {
             && digest.ct_eq(&value).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Slots, header};
+    use super::*;
+    use std::num::NonZeroU32;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn opens(slots: &Slots, passphrase: &[u8]) -> bool {
+        let read = |at: Sectors, to: &mut [u8]| slots.read(at, to);
+        let found = Search::new(&slots.header, &read, LIMIT).unwrap().run(passphrase).unwrap();
+        found.is_some_and(|key| key.as_bytes() == slots.key.as_bytes())
+    }
+
+    #[test]
+    fn every_slots_passphrase_opens_it_and_no_other_does() {
+        let slots = Slots::new("aes-xts-plain64", 64, &[(1, b"one"), (4, b"\xff\0binary\n"), (7, b"")]);
+        for passphrase in [&b"one"[..], b"\xff\0binary\n", b""] {
+            assert!(opens(&slots, passphrase), "{passphrase:?}");
+        }
+        for passphrase in [&b"One"[..], b"one\n", b"\xff", b"\n"] {
+            assert!(!opens(&slots, passphrase), "{passphrase:?}");
+        }
+    }
+
+    #[test]
+    fn material_that_does_not_fill_its_last_sector_is_padded() {
+        let slots = Slots::new("aes-cbc-essiv:sha256", 24, &[(0, b"pw")]);
+        assert!(opens(&slots, b"pw"));
+    }
+
+    #[test]
+    fn material_that_was_touched_hides_no_key() {
+        let mut slots = Slots::new("aes-xts-plain64", 32, &[(0, b"pw")]);
+        let last = slots.header.slots[0].material.bytes() as usize + 32 * 4000 - 1;
+        slots.file[last] ^= 1;
+        assert!(!opens(&slots, b"pw"));
+    }
+
+    #[test]
+    fn unreadable_material_is_reported_unless_another_slot_matches() {
+        let slots = Slots::new("aes-xts-plain64", 32, &[(0, b"zero"), (3, b"three")]);
+        let broken = slots.header.slots[0].material;
+        let read = |at: Sectors, to: &mut [u8]| match at == broken {
+            true => Err(secret::Error::from_errno(nix::libc::EIO)),
+            false => slots.read(at, to),
+        };
+        let search = Search::new(&slots.header, &read, LIMIT).unwrap();
+        assert!(search.run(b"three").unwrap().is_some());
+        assert_eq!(search.run(b"four").unwrap_err().errno(), nix::libc::EIO);
+    }
+
+    #[test]
+    fn a_slot_that_takes_too_long_is_skipped_and_the_others_are_tried() {
+        let mut slots = Slots::new("aes-xts-plain64", 64, &[(0, b"slow"), (1, b"quick")]);
+        let slow = slots.header.slots[0].pbkdf2.as_mut().unwrap();
+        slow.iterations = NonZeroU32::MAX;
+        let read = |at: Sectors, to: &mut [u8]| slots.read(at, to);
+        let search = Search::new(&slots.header, &read, Duration::from_secs(1)).unwrap();
+        assert_eq!(search.skipped().iter().map(|s| s.slot).collect::<Vec<_>>(), [0]);
+        assert!(search.skipped()[0].estimate > Duration::from_secs(1));
+        assert!(search.run(b"quick").unwrap().is_some());
+    }
+
+    #[test]
+    fn the_digests_iterations_count_as_well() {
+        let mut header = header("aes-xts-plain64", 64, &[0]);
+        header.digest.pbkdf2.iterations = NonZeroU32::MAX;
+        let read = |_: Sectors, _: &mut [u8]| Ok(());
+        assert!(Search::new(&header, &read, Duration::from_secs(1)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn two_images_with_one_passphrase_have_nothing_in_common() {
+        let [a, b] = [0, 1].map(|_| Slots::new("aes-xts-plain64", 32, &[(0, b"pw")]));
+        assert_ne!(a.key.as_bytes(), b.key.as_bytes());
+        assert_ne!(a.header.slots[0].pbkdf2.unwrap().salt, b.header.slots[0].pbkdf2.unwrap().salt);
+    }
+}

@@ -168,3 +168,125 @@ fn encrypt(cipher: &dyn SectorCipher, mut sector: u64, from: &IoVec<'_>, to: &mu
         rest = tail;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Slots;
+    use super::*;
+    use block::protocol::memory::Memory;
+    use block::{Image, Kind, Node, NodeFlags, NodeName, WriteCache, ZeroFlags};
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
+    /// An image over a file in memory, and the node of that file.
+    fn image(cipher: &str, key_bytes: usize, len: usize) -> (Image, Child) {
+        let mut slots = Slots::new(cipher, key_bytes, &[]);
+        slots.file.resize(slots.file.len() + len, 0);
+        let (cipher, file) = (slots.cipher(), Memory::child(slots.file));
+        let driver = Payload::new(file.clone(), None, slots.header, Some(cipher));
+        let node = Node::new(Box::new(driver), NodeName::default(), NodeFlags::default());
+        (Image::new(node, WriteCache::Back), file)
+    }
+
+    /// A request cut into parts at random places.
+    fn scatter_mut<'a>(mut bytes: &'a mut [u8], rng: &mut SmallRng) -> IoVecMut<'a> {
+        let mut v = IoVecMut::new();
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at_mut(rng.random_range(1..=bytes.len()));
+            v.push(part);
+            bytes = rest;
+        }
+        v
+    }
+
+    fn scatter<'a>(mut bytes: &'a [u8], rng: &mut SmallRng) -> IoVec<'a> {
+        let mut v = IoVec::new();
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(rng.random_range(1..=bytes.len()));
+            v.push(part);
+            bytes = rest;
+        }
+        v
+    }
+
+    #[test]
+    fn reads_give_what_was_written_at_any_offset_in_any_pieces() {
+        for (cipher, key_bytes) in
+            [("aes-xts-plain64", 64), ("aes-cbc-essiv:sha256", 32), ("cast5-ctr-plain", 16)]
+        {
+            let len = 3 * PIECE + 4 * SECTOR as usize;
+            let (image, _) = image(cipher, key_bytes, len);
+            let mut model = vec![0; len];
+            image.write(0, &model).unwrap();
+            let mut rng = SmallRng::seed_from_u64(1);
+            for round in 0..60 {
+                let start = rng.random_range(0..len);
+                let end = len.min(start + rng.random_range(1..=[600, 5000, len][round % 3]));
+                rng.fill(&mut model[start..end]);
+                let flags = WriteFlags::FUA & WriteFlags::from_bits_truncate(round as u8);
+                image.writev(start as u64, &scatter(&model[start..end], &mut rng), flags).unwrap();
+                let (from, to) = (rng.random_range(0..=start), rng.random_range(end..=len));
+                let mut back = vec![0; to - from];
+                image.readv(from as u64, &mut scatter_mut(&mut back, &mut rng)).unwrap();
+                assert!(back == model[from..to], "{cipher} round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn sectors_are_numbered_from_the_payload() {
+        let (image, file) = image("aes-xts-plain64", 64, 4096);
+        image.write(512, &[9; 512]).unwrap();
+        let mut stored = [0; 1024];
+        file.read_exact(2_068_480, &mut stored).unwrap();
+        assert_eq!(stored[..512], [0; 512]);
+        assert_ne!(stored[512..], [9; 512]);
+    }
+
+    #[test]
+    fn zeroes_are_written_encrypted() {
+        let (image, file) = image("aes-xts-plain64", 64, 4096);
+        image.write_zeroes(0..4096, ZeroFlags::MAY_UNMAP).unwrap();
+        let mut bytes = [1; 4096];
+        image.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4096]);
+        file.read_exact(2_068_480, &mut bytes).unwrap();
+        assert!(!block::buffer::is_zero(&bytes[..512]));
+        let refused = image.write_zeroes(0..4096, ZeroFlags::NO_FALLBACK).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn everything_is_data_without_a_place_and_nothing_is_known_to_be_zero() {
+        let (image, _) = image("aes-xts-plain64", 64, 1 << 20);
+        let mapping = image.map(512, 1 << 20, Want::Exact).unwrap();
+        assert_eq!((mapping.kind, mapping.len), (block::MapKind::Data, (1 << 20) - 512));
+        assert!(mapping.host.is_none() && !mapping.plain);
+        assert!(!image.limits().zero_init);
+    }
+
+    #[test]
+    fn a_discard_leaves_the_data_alone() {
+        let (image, _) = image("aes-xts-plain64", 64, 4096);
+        image.write(0, &[5; 4096]).unwrap();
+        image.discard(0..4096).unwrap();
+        let mut bytes = [0; 4096];
+        image.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [5; 4096]);
+    }
+
+    #[test]
+    fn the_length_is_the_files_without_the_header() {
+        let (image, file) = image("aes-xts-plain64", 64, 1000);
+        assert_eq!(image.len().unwrap(), 1024);
+        image.write(512, &[3; 512]).unwrap();
+        image.truncate(Resize::to(5000)).unwrap();
+        assert_eq!((image.len().unwrap(), file.len().unwrap()), (5120, 2_068_480 + 5120));
+        let mut bytes = [0; 512];
+        image.read(512, &mut bytes).unwrap();
+        assert_eq!(bytes, [3; 512]);
+        image.truncate(Resize::to(0)).unwrap();
+        assert_eq!(image.len().unwrap(), 0);
+        assert!(image.truncate(Resize::to(u64::MAX)).is_err());
+    }
+}
