@@ -19,3 +19,10 @@ pub fn program_name() -> String {
 pub fn version() -> &'static str {
     concat!("10.0.2 (blockimg ", env!("CARGO_PKG_VERSION"), ")")
 }
+
+/// Prints a line about an image on standard error, at once: what is found while a request is being served, and is worth
+/// knowing whatever becomes of the request.
+#[expect(clippy::print_stderr, reason = "there is no caller to give the text to")]
+pub fn notice(text: &str) {
+    eprintln!("{text}");
+}
