@@ -1,6 +1,6 @@
 //! Opening: resolve the name, open the protocol, probe, open the format.
 
-use super::name::json_name;
+use super::name::{has_protocol, json_name};
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
 use crate::node::{DetectZeroes, NodeFlags, NodeName};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
@@ -34,6 +34,22 @@ impl Source {
         }
     }
 
+    /// The files it names, as far as that can be told without opening it.
+    pub fn file_names(&self) -> Vec<String> {
+        let resolved = self.resolve().and_then(|(name, mut options)| {
+            let name = expand_json(name, &mut options)?;
+            Ok((name, options))
+        });
+        let Ok((name, options)) = resolved else { return Vec::new() };
+        let plain = name.map(|name| match has_protocol(&name) {
+            Some(prefix @ ("file" | "host_device")) => name[prefix.len() + 1..].to_owned(),
+            _ => name,
+        });
+        let mut names = Vec::from_iter(plain);
+        collect_filenames(&Value::Object(options.into_map()), &mut names);
+        names
+    }
+
     fn resolve(&self) -> Result<(Option<String>, Options)> {
         match self {
             Source::Name(name) => Ok((Some(name.clone()), Options::new())),
@@ -41,6 +57,15 @@ impl Source {
                 let pairs = keyval::pairs(text, Bare::Switch("file"))?;
                 Ok((None, Options::from_pairs(pairs)?))
             }
+        }
+    }
+}
+
+fn collect_filenames(value: &Value, names: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match value {
+            Value::String(name) if key == "filename" => names.push(name.clone()),
+            _ => collect_filenames(value, names),
         }
     }
 }

@@ -12,12 +12,13 @@ use block::{Error, Result};
 use secret::objects::Added;
 use secret::{OBJECT_TYPES, Registry};
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 /// What every command works with.
 #[derive(Debug)]
 pub(crate) struct Tool<'a> {
     /// Where it prints.
-    pub(crate) out: &'a Out,
+    pub(crate) out: &'a Arc<Out>,
     objects: Registry,
 }
 
@@ -26,7 +27,7 @@ impl<'a> Tool<'a> {
     ///
     /// # Errors
     /// The first object that cannot be made.
-    pub(crate) fn start(out: &'a Out, objects: &Objects) -> Result<Option<Self>> {
+    pub(crate) fn start(out: &'a Arc<Out>, objects: &Objects) -> Result<Option<Self>> {
         let mut registry = Registry::new([OBJECT_TYPES]);
         if !objects.objects.is_empty() {
             secret::forbid_core_dump()?;
