@@ -423,6 +423,11 @@ impl Node {
         self.driver.truncate(&quiesced, to)
     }
 
+    /// Whether the format has a consistency check.
+    pub fn has_check(&self) -> bool {
+        self.driver.check().is_some()
+    }
+
     /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each
     /// finding.
     ///

@@ -6,6 +6,7 @@ mod cli;
 mod command;
 mod options;
 mod output;
+mod progress;
 
 use block::tool::{Out, program_name};
 use std::process::ExitCode;
