@@ -47,6 +47,8 @@ pub enum DetectZeroes {
 pub struct NodeFlags {
     /// No writes.
     pub read_only: bool,
+    /// The format is one that probing found.
+    pub guessed: bool,
     /// Others may do anything meanwhile, whatever the parent says.
     pub force_share: bool,
     /// Pass discards (and deallocating zero writes) on to the driver.
@@ -94,6 +96,11 @@ impl Node {
         self.flags.read_only
     }
 
+    /// Whether nobody named the format, so that probing chose it.
+    pub fn is_guessed(&self) -> bool {
+        self.flags.guessed
+    }
+
     /// Length in bytes, a multiple of [`SECTOR`].
     ///
     /// # Errors
@@ -125,11 +132,14 @@ impl Node {
     /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
     ///
     /// # Errors
-    /// Another process holds what is wanted, or wants what is not shared; or the last request unit is not whole, so
-    /// that writing to it would need the right to grow.
+    /// Another process holds what is wanted, or wants what is not shared; a read-only node is to be written; or the last
+    /// request unit is not whole, so that writing to it would need the right to grow.
     pub fn permit(&self, mut perms: Perms) -> Result<()> {
         if self.flags.force_share {
             perms.shared = Perm::all();
+        }
+        if self.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::RESIZE) {
+            return Err(Error::new(Kind::ReadOnly, "Block node is read-only").with_errno(nix::libc::EPERM));
         }
         let grows = perms.own.contains(Perm::RESIZE) || !perms.own.contains(Perm::WRITE);
         if !grows && !self.len()?.is_multiple_of(u64::from(self.limits().request_align)) {
@@ -411,6 +421,11 @@ impl Node {
     pub fn truncate(&self, to: Resize) -> Result<()> {
         let quiesced = self.drain();
         self.driver.truncate(&quiesced, to)
+    }
+
+    /// Whether the format has a consistency check.
+    pub fn has_check(&self) -> bool {
+        self.driver.check().is_some()
     }
 
     /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each

@@ -19,9 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 const TEMPLATE: &str =
     "{percent:>3}% {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
 
-/// How much further the next line must be, in percent.
-const STEP: f64 = 1.0;
-
 /// When progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Show {
@@ -45,6 +42,8 @@ pub(crate) struct Progress(Arc<Shared>);
 struct Shared {
     out: Arc<Out>,
     show: Show,
+    /// How much further the next line must be, in percent.
+    step: f64,
     /// The bar, on a terminal.
     bar: Option<ProgressBar>,
     total: AtomicU64,
@@ -55,15 +54,16 @@ struct Shared {
 }
 
 impl Progress {
-    /// Starts an operation, and to handle signals.
+    /// Starts an operation, and to handle signals. A line is printed for every `step` percent.
     ///
     /// # Errors
     /// Signals cannot be handled.
-    pub(crate) fn start(out: &Arc<Out>, show: Show) -> Result<Self> {
+    pub(crate) fn start(out: &Arc<Out>, show: Show, step: f64) -> Result<Self> {
         let bar = (show == Show::Always && out.is_terminal()).then(new_bar);
         let shared = Arc::new(Shared {
             out: Arc::clone(out),
             show,
+            step,
             bar,
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -145,7 +145,7 @@ impl Shared {
     fn print_if_further(&self) {
         let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
         let percent = self.percent();
-        if percent > *printed + STEP || percent >= 100.0 && *printed < 100.0 {
+        if percent > *printed + self.step || percent >= 100.0 && *printed < 100.0 {
             *printed = percent;
             self.print_line(percent);
         }

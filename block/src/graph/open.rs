@@ -127,7 +127,7 @@ pub fn open_node(
     options: Options,
     flags: OpenFlags,
 ) -> Result<Arc<Node>> {
-    Opener { env, flags, perms: flags.perms(), depth: 0 }.open(
+    Opener { env, flags, perms: flags.perms(), depth: 0, guessed: false }.open(
         filename.map(str::to_owned),
         options,
         Layer::Any,
@@ -144,7 +144,9 @@ pub(super) fn open_child(
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
-    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth };
+    let mut flags = below(parent.flags);
+    flags.writable &= perms.own.contains(super::Perm::WRITE);
+    let opener = Opener { env: parent.env, flags, perms, depth, guessed: false };
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
@@ -185,6 +187,8 @@ pub(super) struct Opener<'a> {
     pub(super) flags: OpenFlags,
     pub(super) perms: Perms,
     pub(super) depth: u32,
+    /// The format is one that probing found.
+    pub(super) guessed: bool,
 }
 
 /// Options every node takes.
@@ -265,9 +269,6 @@ impl Opener<'_> {
         };
         flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
         flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
-        if !flags.writable {
-            self.perms.own &= super::Perm::READ;
-        }
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
@@ -320,14 +321,15 @@ impl Opener<'_> {
             Some(ChildSource::Describe { filename, options }) => {
                 let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
                 let flags = below(self.flags);
-                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1 };
+                let depth = self.depth + 1;
+                let opener = Opener { env: self.env, flags, perms, depth, guessed: false };
                 opener.open(filename, options, Layer::Protocol)?
             }
         };
         let row = probe(self.env, &below)?;
         let mut children = take_children(row, None, &mut options);
         children.insert("file", ChildSource::Opened(below));
-        self.finish(row, options, children, common)
+        Opener { guessed: true, ..self }.finish(row, options, children, common)
     }
 
     fn finish(
@@ -337,9 +339,9 @@ impl Opener<'_> {
         children: BTreeMap<&'static str, ChildSource>,
         common: &Common,
     ) -> Result<Arc<Node>> {
-        let Opener { env, flags, perms, depth } = self;
-        let mut ctx =
-            OpenCtx { env, flags, perms, driver: row, options, children, depth, opened: Vec::new() };
+        let Opener { env, flags, perms, depth, guessed } = self;
+        let opened = Vec::new();
+        let mut ctx = OpenCtx { env, flags, perms, guessed, driver: row, options, children, depth, opened };
         let driver = (row.open)(&mut ctx)?;
         if let Some(role) = ctx.children.keys().next() {
             return Err(Error::invalid(format!(
@@ -350,6 +352,7 @@ impl Opener<'_> {
         let name = node_name(row, &ctx.options, &ctx.opened, common);
         let node_flags = NodeFlags {
             read_only: !flags.writable,
+            guessed,
             force_share: flags.force_share,
             discard: flags.discard,
             detect_zeroes: flags.detect_zeroes,

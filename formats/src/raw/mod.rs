@@ -2,7 +2,7 @@
 
 mod create;
 
-use block::graph::{DriverKind, DriverRow, OpenCtx};
+use block::graph::{DriverKind, DriverRow, DriverTable, OpenCtx, Probe};
 use block::{
     Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Perm, Perms, Quiesced, Resize,
     Result, SECTOR, Want, WriteFlags, ZeroFlags,
@@ -36,6 +36,8 @@ struct Raw {
     children: Arc<[Child]>,
     offset: u64,
     size: Option<u64>,
+    /// When the format was guessed: what could be guessed the next time.
+    guesses: Option<DriverTable>,
 }
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
@@ -49,7 +51,8 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let offset = options.offset.map_or(0, |o| o.0);
     let size = options.size.map(|s| s.0);
     check_part(&file, offset, size)?;
-    Ok(Box::new(Raw { children: Arc::from([file.clone()]), file, offset, size }))
+    let guesses = ctx.guessed.then_some(ctx.env.drivers);
+    Ok(Box::new(Raw { children: Arc::from([file.clone()]), file, offset, size, guesses }))
 }
 
 fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
@@ -75,6 +78,20 @@ impl Raw {
         at.checked_add(self.offset).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
     }
 
+    /// Refuses to turn an image whose format was guessed into one of another format: whoever writes the guest's first
+    /// sector would otherwise choose what the host opens the next time.
+    fn keep_raw(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
+        let Some(drivers) = self.guesses.filter(|_| at == 0) else { return Ok(()) };
+        let first = from.slice(0, SECTOR as usize);
+        let mut head = [0; SECTOR as usize];
+        let head = &mut head[..first.len()];
+        first.copy_to_slice(head);
+        match drivers.probe(&Probe { head }) {
+            Some(row) if row.name != ROW.name => Err(Error::from_errno(nix::libc::EPERM)),
+            _ => Ok(()),
+        }
+    }
+
     fn shift_range(&self, range: Range<u64>) -> Result<Range<u64>> {
         Ok(self.shift(range.start)?..self.shift(range.end)?)
     }
@@ -91,7 +108,12 @@ impl Driver for Raw {
     fn limits(&self) -> Limits {
         let below = self.file.node().limits();
         Limits {
-            request_align: if self.offset == 0 { below.request_align } else { 1 },
+            request_align: match self.guesses {
+                // The first sector is looked at as a whole.
+                Some(_) => below.request_align.max(SECTOR as u32),
+                None if self.offset == 0 => below.request_align,
+                None => 1,
+            },
             cluster_size: None,
             ..below
         }
@@ -110,6 +132,7 @@ impl Driver for Raw {
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        self.keep_raw(at, from)?;
         self.file.node().write(self.shift(at)?, from, flags)
     }
 

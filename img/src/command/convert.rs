@@ -172,7 +172,7 @@ impl ConvertArgs {
     }
 
     fn convert(self, tool: &Tool<'_>, target: &str, numbers: Numbers) -> Result<()> {
-        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet))?;
+        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), 1.0)?;
         let sources = self.input.sources(self.words.clone())?;
         check_names(&sources, &self.target.source(target))?;
         let sources = self.open_sources(tool, &sources, numbers.source_cache)?;
