@@ -2,7 +2,7 @@
 
 use super::{Tool, refuse_overwriting};
 use crate::cli::{Input, Objects, Run, Share};
-use block::copy::{self, CopyError, CopyOptions, Segment, Unobserved};
+use block::copy::{self, CopyError, CopyOptions, Order, Segment, Unobserved};
 use block::graph::{self, OpenFlags, Source};
 use block::{Context, Error, Image, Result};
 use clap::Args;
@@ -87,18 +87,19 @@ impl DdArgs {
 fn copy_all(source: Segment, target: &Image) -> Result<()> {
     let options = CopyOptions {
         workers: std::thread::available_parallelism().map_or(1, Into::into),
+        order: Order::Sequential,
         // Everything is written, as by the dd that gives the command its name.
         sparse: 0,
         target_is_zero: false,
+        backing: None,
         rate: None,
         salvage: false,
         compressed: false,
     };
     let failed = |e: &Error, what| Error::new(e.kind(), e.strerror()).with_errno(e.errno()).context(what);
     copy::copy(&[source], target, &options, &Unobserved).map_err(|e| match e {
-        CopyError::Map(e) | CopyError::Read(_, e) => failed(&e, "error while reading from input image file"),
+        CopyError::Status(_, e) | CopyError::Read(_, e) => failed(&e, "error while reading from input image file"),
         CopyError::Write(_, e) => failed(&e, "error while writing to output image file"),
-        CopyError::Stopped => Error::new(block::Kind::Interrupted, "interrupted"),
     })
 }
 
