@@ -7,6 +7,7 @@ use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
 use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What a creation option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,14 @@ impl CreateOptions {
         if self.values.get(name).is_none() { self.set(name, text) } else { Ok(()) }
     }
 
+    /// The same options with nothing given for `name`.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let mut rest = self.clone();
+        rest.values.take(name);
+        rest
+    }
+
     /// The value of an option, given or default.
     pub fn get(&self, name: &str) -> Option<Value> {
         let given = self.values.get(name).cloned();
@@ -203,6 +212,21 @@ impl CreateCtx<'_> {
     /// The name of the protocol that holds the file.
     pub fn protocol(&self) -> &'static str {
         self.protocol.name
+    }
+
+    /// Creates (or empties) another file that belongs to the image, and opens it with every right.
+    ///
+    /// # Errors
+    /// The protocol's.
+    pub fn create_other(&mut self, role: &'static str, filename: &str, size: u64) -> Result<Child> {
+        let protocol = protocol_of(self.env, Some(filename))?;
+        let row = protocol.create.ok_or_else(|| no_protocol_creation(protocol))?;
+        let mut own = CreateOptions::new(row, None);
+        own.set("size", &size.to_string())?;
+        let mut other = CreateCtx { env: self.env, filename, protocol, file_exists: false };
+        (row.create)(&mut other, &own)?;
+        let file = other.open_file()?;
+        Ok(Child::new(role, Arc::clone(file.node()), true))
     }
 
     /// Opens the file under the image, which exists, with every right.

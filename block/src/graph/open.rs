@@ -58,6 +58,8 @@ pub(super) enum ChildSource {
     Opened(Arc<Node>),
     /// Named as a node that exists already.
     Reference(String),
+    /// Described as missing, with a JSON `null`.
+    Nothing,
 }
 
 /// Opens an image. `format` forces the driver.
@@ -141,6 +143,9 @@ pub(super) fn open_child(
             opener.open(filename, options, probing)
         }
         ChildSource::Opened(node) => node.permit(perms).map(|()| node),
+        ChildSource::Nothing => {
+            Err(Error::invalid(format!("A block device must be specified for \"{role}\"")))
+        }
         ChildSource::Reference(name) => {
             Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
         }
@@ -296,7 +301,9 @@ impl Opener<'_> {
     /// Opens the protocol, looks at what is there, and puts the format on it.
     fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
-            None => return Err(Error::invalid("Must specify either driver or file")),
+            None | Some(ChildSource::Nothing) => {
+                return Err(Error::invalid("Must specify either driver or file"));
+            }
             Some(ChildSource::Reference(name)) => {
                 let text = format!("Cannot find device='{name}' nor node-name='{name}'");
                 return Err(Error::new(Kind::NotFound, text));
@@ -375,6 +382,7 @@ fn take_children(
 
 fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
     match value {
+        Some(Value::Null) if filename.is_none() => Some(ChildSource::Nothing),
         None | Some(Value::Null) => {
             filename.map(|name| ChildSource::Describe { filename: Some(name), options: Options::new() })
         }

@@ -317,5 +317,5 @@ fn truncate(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     }
     let operands = words.operands();
     let size = number(operands.first().ok_or(Failure::Usage)?)?;
-    Ok(session.image()?.truncate(Resize { size, prealloc })?)
+    Ok(session.image()?.truncate(Resize { size, prealloc, exact: false })?)
 }

@@ -251,3 +251,6 @@ fn length(file: &mut File, kind: FileKind) -> Result<u64> {
         _ => Ok(file.seek(SeekFrom::End(0))?),
     }
 }
+
+#[cfg(test)]
+mod tests;
