@@ -211,6 +211,42 @@ pub struct FormatInfo {
     pub specific: Option<(&'static str, Value)>,
 }
 
+/// Room beside the guest's bytes, in which snapshots keep the state of a machine.
+///
+/// # Errors
+/// As for the [`Driver`] methods of the same names.
+pub trait VmState {
+    /// Where it begins, counted from the start of the guest's bytes.
+    fn offset(&self) -> u64;
+
+    /// Reads all of `to`, from `at` bytes into it.
+    fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()>;
+
+    /// Writes all of `from`, growing the room as needed.
+    fn write(&self, at: u64, from: &IoVec<'_>) -> Result<()>;
+}
+
+/// Where a driver's messages about stopped requests go, each a line.
+pub type Tell = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Points at which requests stop until they are resumed, so that tests can hold one while others run.
+///
+/// # Errors
+/// `ENOENT` where there is no such event, breakpoint or stopped request.
+pub trait Breakpoints {
+    /// Stops the next request that meets `event`, and calls it `tag`.
+    fn set(&self, event: &str, tag: &str, tell: Tell) -> Result<()>;
+
+    /// Takes breakpoints called `tag` back and resumes the requests they stopped.
+    fn remove(&self, tag: &str) -> Result<()>;
+
+    /// Lets one stopped request go on.
+    fn resume(&self, tag: &str) -> Result<()>;
+
+    /// Waits until a request called `tag` has stopped.
+    fn wait(&self, tag: &str);
+}
+
 /// A protocol, filter or format. Synchronous, positioned, usable from any thread.
 ///
 /// # Errors
@@ -285,6 +321,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// The way to a consistency check, for formats that have one.
     fn check(&self) -> Option<&dyn crate::check::Check> {
+        None
+    }
+
+    /// The points at which it stops requests, in drivers made for that.
+    fn breakpoints(&self) -> Option<&dyn Breakpoints> {
+        None
+    }
+
+    /// The room for the state of a machine, in formats that have it.
+    fn vmstate(&self) -> Option<&dyn VmState> {
         None
     }
 

@@ -1,7 +1,7 @@
 //! Requests in flight on a node, and who waits for whom.
 //!
 //! A serialising request (one that reads, modifies and writes back) waits for every request that overlaps it, and
-//! later overlapping requests wait for it. Plain requests that overlap do not wait for each other. A drain waits for
+//! overlapping requests that come meanwhile wait for it. Plain requests that overlap do not wait for each other. A drain waits for
 //! all and lets nobody in until it ends.
 
 use std::ops::Range;
@@ -40,18 +40,17 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// Enters a request, waiting for those it must not overlap. It leaves when the guard is dropped.
+    ///
+    /// A request that waits does not hold up others, so that one that was stopped on purpose stops only those that
+    /// must not overlap it.
     pub(crate) fn begin(&self, range: Range<u64>, mode: Mode) -> Guard<'_> {
         let mut state = self.lock();
-        while state.drains > 0 {
+        while state.drains > 0 || state.blocks(&range, mode) {
             state = self.wait(state);
         }
-        // Entering first and then waiting only for lower numbers keeps the order fair and free of deadlock.
         let id = state.next;
         state.next += 1;
-        state.requests.push(Request { id, range: range.clone(), mode });
-        while state.blocked(id, &range, mode) {
-            state = self.wait(state);
-        }
+        state.requests.push(Request { id, range, mode });
         Guard { set: self, id }
     }
 
@@ -89,10 +88,10 @@ impl InFlight {
 }
 
 impl State {
-    fn blocked(&self, id: u64, range: &Range<u64>, mode: Mode) -> bool {
+    /// Whether a request in flight keeps one of this range and mode out.
+    fn blocks(&self, range: &Range<u64>, mode: Mode) -> bool {
         self.requests.iter().any(|r| {
-            r.id < id
-                && (mode == Mode::Serialising || r.mode == Mode::Serialising)
+            (mode == Mode::Serialising || r.mode == Mode::Serialising)
                 && r.range.start < range.end
                 && range.start < r.range.end
         })
@@ -152,6 +151,19 @@ mod tests {
         assert!(waits(&set, set.begin(0..10, Mode::Plain), 5..6, Mode::Serialising));
         assert!(waits(&set, set.begin(0..10, Mode::Serialising), 5..6, Mode::Plain));
         assert!(!waits(&set, set.begin(0..10, Mode::Serialising), 10..12, Mode::Serialising));
+    }
+
+    #[test]
+    fn a_request_that_waits_keeps_nobody_out() {
+        let set = InFlight::default();
+        let first = set.begin(0..10, Mode::Serialising);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| drop(set.begin(5..20, Mode::Serialising)));
+            std::thread::sleep(Duration::from_millis(20));
+            drop(set.begin(15..25, Mode::Serialising));
+            assert!(!waiting.is_finished());
+            drop(first);
+        });
     }
 
     #[test]

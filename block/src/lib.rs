@@ -28,8 +28,8 @@ mod sys;
 pub mod tool;
 
 pub use driver::{
-    Driver, Event, FormatInfo, Host, Level, Limits, MapKind, Mapping, Prealloc, Quiesced, Resize, Want,
-    WriteFlags, ZeroFlags,
+    Breakpoints, Driver, Event, FormatInfo, Host, Level, Limits, MapKind, Mapping, Prealloc, Quiesced,
+    Resize, Tell, VmState, Want, WriteFlags, ZeroFlags,
 };
 pub use graph::{Perm, Perms};
 pub use image::{Child, Image, WriteCache};

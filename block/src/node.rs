@@ -8,8 +8,8 @@ use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};
 use crate::inflight::{InFlight, Mode};
 use crate::{
-    Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Options,
-    Perm, Perms, Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
+    Breakpoints, Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind,
+    Mapping, Options, Perm, Perms, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ const MAX_BUFFERS: usize = 1024;
 struct Zeroes([u8; 1 << 20]);
 
 static ZEROES: Zeroes = Zeroes([0; 1 << 20]);
+
+/// The roles in which a driver's main child stands.
+const PRIMARY: [&str; 3] = ["file", "image", "test"];
 
 /// When to turn written zeroes into a write of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -226,7 +229,10 @@ impl Node {
             return self.write_zeroes(range, self.detected_flags(flags));
         }
         let limits = self.limits();
-        let native = flags & (limits.write_flags | WriteFlags::COMPRESSED);
+        let native = flags & limits.write_flags;
+        if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
         self.write_guarded(at, from, native, &limits)?;
         self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
     }
@@ -412,6 +418,53 @@ impl Node {
             mapping.host = None;
         }
         Ok(mapping)
+    }
+
+    /// Where the room for the state of a machine begins, in bytes; 0 where there is none.
+    pub fn vmstate_offset(&self) -> u64 {
+        self.with_vmstate(|room| Ok(room.offset())).unwrap_or(0)
+    }
+
+    /// Reads the state of a machine, from `at` bytes into its room.
+    ///
+    /// # Errors
+    /// A format without such room, or the driver's.
+    pub fn read_vmstate(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.with_vmstate(|room| room.read(at, to))
+    }
+
+    /// Writes the state of a machine.
+    ///
+    /// # Errors
+    /// As for [`Node::read_vmstate`].
+    pub fn write_vmstate(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
+        self.with_vmstate(|room| room.write(at, from))
+    }
+
+    /// Applies `f` to the room of this driver or of the one below that stores the image.
+    fn with_vmstate<T>(&self, f: impl FnOnce(&dyn VmState) -> Result<T>) -> Result<T> {
+        match (self.driver.vmstate(), self.primary()) {
+            (Some(room), _) => f(room),
+            (None, Some(below)) => below.with_vmstate(f),
+            (None, None) => Err(Error::from_errno(nix::libc::ENOTSUP)),
+        }
+    }
+
+    /// Applies `f` to the breakpoints of the first driver from here down that has any.
+    ///
+    /// # Errors
+    /// `ENOTSUP` where none has, or those of `f`.
+    pub fn with_breakpoints<T>(&self, f: impl FnOnce(&dyn Breakpoints) -> Result<T>) -> Result<T> {
+        match (self.driver.breakpoints(), self.primary()) {
+            (Some(points), _) => f(points),
+            (None, Some(below)) => below.with_breakpoints(f),
+            (None, None) => Err(Error::from_errno(nix::libc::ENOTSUP)),
+        }
+    }
+
+    /// The node below that holds the bytes of this one.
+    pub fn primary(&self) -> Option<Arc<Node>> {
+        PRIMARY.iter().find_map(|role| self.child(role))
     }
 
     /// Changes the length, with nothing else in flight.

@@ -1,7 +1,7 @@
 //! Reports: what `info` says about a node, for programs and for people.
 
-use block::graph::{hash_order, resolve};
-use block::tool::size::human;
+use block::graph::resolve;
+use block::tool::{dump, size::human};
 use block::{FormatInfo, Node, Result};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn describe(info: &Value, indent: &str, path: &str, out: &mut String) {
     let data = &info["format-specific"]["data"];
     if data.as_object().is_some_and(|data| !data.is_empty()) {
         out.push_str(&format!("{indent}Format specific information:\n"));
-        dump(data, &format!("{indent}    "), out);
+        out.push_str(&dump::lines(data, &format!("{indent}    ")));
     }
     for child in children {
         let path = format!("{path}{}", child["name"].as_str().unwrap_or_default());
@@ -122,30 +122,6 @@ fn node_lines(info: &Value, leaf: bool) -> Vec<String> {
         lines.push(format!("backing file format: {format}"));
     }
     lines
-}
-
-/// Any value as indented lines, members in [`hash_order`].
-fn dump(value: &Value, indent: &str, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            hash_order(map).into_iter().for_each(|(k, v)| dump_item(&k.replace('-', " "), v, indent, out));
-        }
-        Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, v)| dump_item(&format!("[{i}]"), v, indent, out));
-        }
-        _ => {}
-    }
-}
-
-fn dump_item(label: &str, value: &Value, indent: &str, out: &mut String) {
-    match value {
-        Value::Object(_) | Value::Array(_) => {
-            out.push_str(&format!("{indent}{label}:\n"));
-            dump(value, &format!("{indent}    "), out);
-        }
-        Value::String(text) => out.push_str(&format!("{indent}{label}: {text}\n")),
-        scalar => out.push_str(&format!("{indent}{label}: {scalar}\n")),
-    }
 }
 
 #[cfg(test)]

@@ -2,4 +2,21 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod cli;
+mod command;
+mod output;
+mod pending;
+mod prompt;
+mod session;
+
+use block::tool::{Out, program_name};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let out = Out::new(program_name());
+    match cli::parse(std::env::args_os().collect(), &out) {
+        Ok(cli) => cli.run(&out),
+        Err(status) => status,
+    }
+}

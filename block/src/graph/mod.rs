@@ -16,7 +16,7 @@ pub use create::{
     options_for, prealloc,
 };
 pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
-pub use open::{Source, open, open_node, open_unnamed};
+pub use open::{Source, open, open_node, open_tree, open_unnamed};
 pub use table::{DriverKind, DriverRow, DriverTable, Probe};
 
 use crate::{DetectZeroes, Error, Result, WriteCache};
@@ -95,6 +95,8 @@ pub struct OpenFlags {
     pub discard: bool,
     /// What to do with zeroes that are written.
     pub detect_zeroes: DetectZeroes,
+    /// Keep in the image what is read from its backing file.
+    pub copy_on_read: bool,
     /// Others may do anything to the file meanwhile.
     pub force_share: bool,
     /// Others may not change the image meanwhile.

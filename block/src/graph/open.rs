@@ -50,7 +50,11 @@ impl Source {
         names
     }
 
-    fn resolve(&self) -> Result<(Option<String>, Options)> {
+    /// The file name and the options that the text stands for.
+    ///
+    /// # Errors
+    /// An option string that is none.
+    pub fn resolve(&self) -> Result<(Option<String>, Options)> {
         match self {
             Source::Name(name) => Ok((Some(name.clone()), Options::new())),
             Source::Options(text) => {
@@ -100,8 +104,21 @@ pub fn open_unnamed(env: Env<'_>, source: &Source, format: Option<&str>, flags: 
     if let Some(format) = format {
         options.set("driver", format)?;
     }
+    open_tree(env, filename.as_deref(), options, flags)
+}
+
+/// Opens an image from a file name, options, or both, as [`Source::resolve`] gives them.
+///
+/// # Errors
+/// The cause alone.
+pub fn open_tree(
+    env: Env<'_>,
+    filename: Option<&str>,
+    mut options: Options,
+    flags: OpenFlags,
+) -> Result<Image> {
     let write = cache_writeback(&mut options)?.unwrap_or(flags.cache.write);
-    let node = open_node(env, filename.as_deref(), options, flags)?;
+    let node = open_node(env, filename, options, flags)?;
     Ok(Image::new(node, write))
 }
 

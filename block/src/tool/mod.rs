@@ -1,6 +1,8 @@
 //! What the three programs share at the command line: output, sizes for people, JSON as QEMU's tools print it.
 
+pub mod cli;
 pub mod daemon;
+pub mod dump;
 pub mod json;
 pub mod out;
 pub mod size;

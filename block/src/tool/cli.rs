@@ -1,0 +1,48 @@
+//! What the programs' clap tables have in common: the customs of the tools we replace, and their words for what is
+//! wrong with a command line.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, Error};
+
+/// Lets every option take any word as its value, one that looks like an option included.
+pub fn any_value(command: Command) -> Command {
+    let options = |arg: Arg| {
+        let takes = !arg.is_positional() && arg.get_action().takes_values();
+        if takes { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(options).mut_subcommands(any_value)
+}
+
+/// What is wrong with a command line whose last word is `last`, as that is where a value is missing.
+pub fn complaint(e: &Error, last: &str) -> String {
+    let context = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let option = context(ContextKind::InvalidArg);
+    let name = option.split([' ', '=']).next().unwrap_or_default();
+    match e.kind() {
+        ErrorKind::UnknownArgument => unknown(name),
+        ErrorKind::TooManyValues => format!("option '{name}' doesn't allow an argument"),
+        ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => missing_value(name, last),
+        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    match name.strip_prefix('-') {
+        Some(short) if !short.starts_with('-') => {
+            format!("invalid option -- '{}'", short.chars().next().unwrap_or_default())
+        }
+        _ => format!("unrecognized option '{name}'"),
+    }
+}
+
+fn missing_value(name: &str, last: &str) -> String {
+    match last.strip_prefix('-') {
+        Some(short) if !short.starts_with('-') => {
+            format!("option requires an argument -- '{}'", short.chars().next_back().unwrap_or_default())
+        }
+        _ => format!("option '{name}' requires an argument"),
+    }
+}

@@ -1,0 +1,118 @@
+//! `length`, `info`, `alloc` and `map`: what the image is and what its top layer holds.
+
+use super::{CommandRow, Count, Failure, Outcome};
+use crate::args::{Words, number};
+use crate::output::size;
+use crate::session::Session;
+use block::{Image, MapKind, Result, Want};
+
+/// `length`.
+pub(super) static LENGTH: CommandRow = CommandRow {
+    short: Some("l"),
+    summary: "print the length of the image",
+    ..CommandRow::new("length", length)
+};
+
+/// `info`.
+pub(super) static INFO: CommandRow =
+    CommandRow { short: Some("i"), summary: "print what the image is", ..CommandRow::new("info", info) };
+
+/// `alloc`.
+pub(super) static ALLOC: CommandRow = CommandRow {
+    short: Some("a"),
+    operands: "off [len]",
+    words: Count::Between(1, 2),
+    summary: "print how many bytes from an offset on are in the top layer",
+    ..CommandRow::new("alloc", alloc)
+};
+
+/// `map`.
+pub(super) static MAP: CommandRow = CommandRow {
+    summary: "print which parts of the image are in the top layer",
+    ..CommandRow::new("map", map)
+};
+
+/// How many bytes `alloc` looks at unless told.
+const ALLOC_BYTES: u64 = 512;
+
+fn length(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
+    let len = session.image()?.len().map_err(|e| Failure::Said(format!("getlength: {}", e.strerror())))?;
+    session.out.line(&size(len));
+    Ok(())
+}
+
+fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
+    let out = session.out;
+    let node = session.image()?.node();
+    let driver = node.name().driver;
+    out.line(&format!("format name: {driver}"));
+    // A protocol is both what interprets the image and what holds it.
+    if node.children().is_empty() {
+        out.line(&format!("format name: {driver}"));
+    }
+    out.line(&format!("cluster size: {}", size(node.limits().cluster_size.unwrap_or(0).into())));
+    out.line(&format!("vm state offset: {}", size(node.vmstate_offset())));
+    let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    "));
+    if let Some(text) = details.filter(|text| !text.is_empty()) {
+        out.print(&format!("Format specific information:\n{text}"));
+    }
+    Ok(())
+}
+
+fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
+    let operands = words.operands_as_given();
+    let start = number(operands[0])?;
+    let count = operands.get(1).map_or(Ok(ALLOC_BYTES), |text| number(text))?;
+    let image = session.image()?;
+    let count = count.min(image.len()?.saturating_sub(start));
+    let mut allocated = 0;
+    let mut at = start;
+    while at < start + count {
+        let run = run_at(image, at, start + count - at)?;
+        allocated += if run.allocated { run.len } else { 0 };
+        at += run.len;
+    }
+    let at = size(start);
+    session.out.line(&format!("{allocated}/{count} bytes allocated at offset {at}"));
+    Ok(())
+}
+
+fn map(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
+    let image = session.image()?;
+    let len = image.len().map_err(|_| Failure::Said("Failed to query image length".into()))?;
+    let mut at = 0;
+    while at < len {
+        let run = merged_at(image, at, len)
+            .map_err(|e| Failure::Said(format!("Failed to get allocation status: {}", e.strerror())))?;
+        let what = if run.allocated { "    allocated" } else { "not allocated" };
+        let (bytes, start) = (size(run.len), size(at));
+        session.out.line(&format!("{bytes} ({:#x}) bytes {what} at offset {start} ({at:#x})", run.len));
+        at += run.len;
+    }
+    Ok(())
+}
+
+/// A run of one kind.
+#[derive(Debug)]
+struct Run {
+    len: u64,
+    allocated: bool,
+}
+
+fn run_at(image: &Image, at: u64, max: u64) -> Result<Run> {
+    let mapping = image.map(at, max, Want::Exact)?;
+    Ok(Run { len: mapping.len, allocated: mapping.kind != MapKind::Absent })
+}
+
+/// The longest run from `at`, however the layer reports it.
+fn merged_at(image: &Image, at: u64, end: u64) -> Result<Run> {
+    let mut run = run_at(image, at, end - at)?;
+    while at + run.len < end {
+        let next = run_at(image, at + run.len, end - at - run.len)?;
+        if next.allocated != run.allocated {
+            break;
+        }
+        run.len += next.len;
+    }
+    Ok(run)
+}

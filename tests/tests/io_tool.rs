@@ -1,0 +1,279 @@
+//! Command lines of `io-tool`, given to ours and to the real tool: reports, messages, exit status and the image must be
+//! the same.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::Stdio;
+use tests::{Pair, Ran, Whose};
+
+/// What both said, without what differs on purpose or by chance: times, rates, our own words in usage and help.
+fn same(ran: &Ran) -> Ran {
+    let mut ran = ran.clone();
+    ran.stdout =
+        ran.stdout.lines().map(|line| without_usage(&without_times(line))).collect::<Vec<_>>().join("\n");
+    // Ours is printed on request only.
+    if ran.stdout.starts_with("Usage: ") {
+        ran.stdout.clear();
+    }
+    let stderr = ran.stderr.lines().filter(|line| !line.starts_with("Try '"));
+    ran.stderr = stderr.map(without_numbers).collect::<Vec<_>>().join("\n");
+    ran
+}
+
+/// A report without how long it took.
+fn without_times(line: &str) -> String {
+    if let Some((size, _)) = line.split_once(", 1 ops; ") {
+        return format!("{size}, 1 ops; TIME");
+    }
+    match line.split(',').collect::<Vec<_>>()[..] {
+        [bytes, "1", _, _, _] => format!("{bytes},1,TIME"),
+        _ => line.to_owned(),
+    }
+}
+
+/// A line of usage, of which only the name matters.
+fn without_usage(line: &str) -> String {
+    match line.split_once(" -- ") {
+        Some((usage, _)) if !line.contains("error") => usage.split(' ').next().unwrap_or_default().to_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+/// An error without the number of a node nobody named.
+fn without_numbers(line: &str) -> String {
+    match line.split_once("#block") {
+        Some((before, after)) => {
+            format!("{before}#block{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+        }
+        None => line.to_owned(),
+    }
+}
+
+/// Runs each line on both sides, on copies of the same images, and tells all that differ.
+fn check(lines: &[&str]) {
+    let mut differing = String::new();
+    for line in lines {
+        let pair = with_images();
+        let [ours, real] = pair.run(&format!("qemu-io {line}")).map(|ran| same(&ran));
+        let image = |whose| std::fs::read(pair.dir(whose).join("a.raw")).expect("the image is still there");
+        if ours != real {
+            differing.push_str(&format!("--- {line}\n ours {ours}\n real {real}\n"));
+        } else if image(Whose::Ours) != image(Whose::Real) {
+            differing.push_str(&format!("--- {line}\n the images differ\n"));
+        }
+    }
+    assert!(differing.is_empty(), "{differing}");
+}
+
+/// A raw image whose bytes tell where they are, with a hole.
+fn with_images() -> Pair {
+    let pair = Pair::new();
+    let mut bytes: Vec<u8> = (0..65536u32).map(|i| (i ^ (i >> 8)) as u8).collect();
+    bytes.resize(131_072, 0);
+    pair.write("a.raw", &bytes);
+    pair.write("b.raw", &[b'b'; 1024]);
+    pair.write("pattern", b"abc");
+    pair.write("empty", b"");
+    pair
+}
+
+/// Each of the commands, which stand between bars, alone on the raw image.
+fn check_commands(commands: &str) {
+    let lines: Vec<_> = commands.split(" | ").map(|command| format!("-f raw a.raw -c '{command}'")).collect();
+    check(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn reads_report_and_verify_alike() {
+    check_commands(
+        "read 0 4k | read -v 0 40 | read -v 5 300 | read -C 0 64k | read -q 0 1k | read -vq 0 16 | \
+         read -vC 0 16 | read | read 0 | read 0 1 2 | read -x 0 1 | read x 1 | read 0 x | read -1 1 | \
+         read 0 -1 | read - 1 | read -q -- -1 2 | read -P 256 0 1k | read -P x 0 1k | read -P -1 0 1k | \
+         read -P 010 0 1k | read -P | read -s 1 0 1k | read -P 0 64k 1k | read -P 0 -s 1k 63k 4k | \
+         read -P 0 -s 512 -l 1k 0 1k | read -l 2 0 1k | read -l x 0 1k | read -P0xa 0 1k | \
+         read -P 1 -s 1 -l 1 0 1k | read -P 1 -s 2k 0 1k | read -P 1 -l 2k 0 1k | read -P 0 -s 1k 0 1k | \
+         read -l 0 -P 1 0 4k | read 1M 1k | read 127k 4k | read 0 2G | read 0 2147483136 | read 9E 1k | \
+         read 0 0 | read 128k 0 | read 16E 1 | read -b 0 1k | read -a 0 1k | read -p 0 1k | read -r 0 1k | \
+         read 0 1.5k | read 0 1kk | read 8191P 1 | read 0\t 4k | read 0 \t4k | read 0 4k -q | \
+         read -qP 0 64k 4k | read 0 4k -P | read -P +1 0 1 | read -P 0b1 0 1 | read -P 08 0 1 | \
+         read -P 99999999999999999999 0 1 | read 1 1 | read -s 1 x 1 | read -P 1 -s 2k x 1 | \
+         read -P 1 -s x x 1 | readv 0 1k 1k | readv -P 0 64k 1k 512 | readv -P 1 64k 1k 512 | \
+         readv -v 0 16 16 | readv -v 5 20 3 | readv 0 | readv 0 x | readv x 1 | readv 0 1k -1 | \
+         readv -s 1 0 1k | readv 0 2G | readv 0 2147483136 | readv 0 0 | readv 0 0 1k | readv 1M 1k | \
+         readv 0 1G 1G | readv -C 0 1k | readv -x | readv -P x 0 1k | readv -q 0 1k | readv 1 1 | \
+         readv -q 0 | READ 0 1 |   read   -q  0   1k  | r -q 0 1k | r 0",
+    );
+}
+
+#[test]
+fn writes_report_and_change_the_image_alike() {
+    check_commands(
+        "write 0 1k | write -P 0 0 1k | write -P 1 -s pattern 0 1k | write -s nosuch 0 1k | \
+         write -z -P 1 0 1k | write -zc 0 1k | write -bc 0 1k | write -bz 0 1k | write -n 0 1k | \
+         write -u 0 1k | write -fb 0 1k | write -fc 0 1k | write -bf 0 1k | write -c 0 1k | write -b 0 1k | \
+         write -z 1k 4k | write -zu 8k 4k | write -zn 0 4k | write -zf 0 4k | write -f 3 5 | write 1M 1k | \
+         write 0 2G | write -z 0 2G | write -zn 0 2G | write -z 0 2147483136 | write 0 | write a b | \
+         write 0 1k extra | write -r 0 1k | write -p 0 1k | write 127k 4k | write 0 0 | \
+         write -sz pattern 0 1k | write -s pattern 1 1k | write -s empty 0 1k | write -s . 0 1k | \
+         write -zr 0 1k | write -rn 0 1k | write -u -n 0 1k | write -n -b 0 1k | write -zn x 1 | \
+         write -bn 0 1 | write -bzf 0 1 | write -zs x 0 1 | write -cn 0 1k | write -q 0 | write -q 0 1k | \
+         write -s pattern 0 2 | write -qP 7 100 10000 | write -z 5 100000 | writev 0 1k 1k | \
+         writev -P 1 3 1k | writev 0 | writev 0 x | writev -f 0 1k | writev -z 0 1k | writev 0 0 | \
+         writev 1M 1k | writev -C 0 1k | writev 0 2G | writev x 1 | writev 0 1G 1G | writev -q 0 | w 1 2 | \
+         flush | flush x | f | discard 0 4k | discard 0 | discard x 1 | discard 0 x | discard -q 0 4k | \
+         discard -C 0 4k | discard 0 2G | discard 1M 1k | discard -x 0 1 | discard 0 0 | discard -q 0 | \
+         discard 0 1 2 | d 4k 4k | discard 4k 64k | truncate 256k | truncate | truncate x | \
+         truncate -m off 256k | truncate -m foo 1M | truncate -m falloc 256k | truncate -m full 256k | \
+         truncate 1000 | truncate 0 | truncate -x 1 | truncate 9E | t 4k | truncate 256k 2",
+    );
+}
+
+#[test]
+fn asynchronous_requests_report_alike() {
+    check_commands(
+        "aio_read 0 1k | aio_read -P 1 0 1k | aio_read -v 0 16 | aio_read -C 0 1k | aio_read 0 | \
+         aio_read x 1 | aio_read 0 x | aio_read -i 0 1k | aio_read -i -x 0 1 | aio_read -x -i 0 1 | \
+         aio_read -i x 1 | aio_read -i | aio_read 1M 1k | aio_read 0 2G | aio_read -q 0 1k | aio_read -x | \
+         aio_read 0 0 | aio_read -P x 0 1 | aio_read 0 1 2 3 | aio_read -q x | aio_write 0 1k | \
+         aio_write -z 0 1k | aio_write -z 0 1k 1k | aio_write -zP 1 0 1k | aio_write -u 0 1k | \
+         aio_write -zu 0 4k | aio_write -f 0 1k | aio_write -i 0 1k | aio_write -iz 0 1 2 | \
+         aio_write 1M 1k | aio_write -z 1M 1k | aio_write -z x 1 | aio_write -z 0 x | aio_write -z 0 3G | \
+         aio_write 0 | aio_write x 1 | aio_write -C 0 1k | aio_write -zq 0 1k | aio_write -zq 0 | \
+         aio_write -q 0 | aio_write 0 1G 1G | aio_flush | aio_flush 1",
+    );
+    check(&[
+        "-f raw a.raw -c 'aio_write -P 1 0 4k' -c aio_flush -c 'aio_read -v -P 1 0 32' -c aio_flush -c 'aio_read -P 2 0 1k'",
+    ]);
+}
+
+#[test]
+fn status_and_control_commands_answer_alike() {
+    check_commands(
+        "length | length 1 | info | info x | alloc | alloc 0 | alloc 0 1k | alloc x | alloc 0 x | \
+         alloc 0 1 | alloc 1 | alloc 0 2M | alloc 2M | alloc 0 3G | alloc 0 1 2 | alloc 512 0 | \
+         alloc 0 9E | alloc -1 | alloc 0 -1 | alloc 128k 512 | map | map 1 | sleep 1 | sleep | sleep x | \
+         sleep -1 | sleep 1x | sleep 0x1 | sleep 010 | sleep 1.5 | sleep +1 | sleep 5 5 | sigraise | \
+         sigraise x | sigraise 0 | sigraise 999 | sigraise -1 | sigraise 9 | sigraise 15 | sigraise 10 | \
+         sigraise 13 | sigraise 14 | abort | abort 1 | help nope | help read x | quit | quit 1 | q | \
+         zone_report 0 1 | zone_report | zone_report x 1 | zone_report 0 x | zone_open 0 1M | \
+         zone_close 0 1M | zone_finish 0 1M | zone_reset 0 1M | zone_open 0 4k | zone_reset 128k 1 | \
+         zone_reset x 1 | zone_reset 0 x | zone_reset 0 | zone_append 0 4k | zone_append -p 0 4k | \
+         zone_append 0 | zone_append x 4k | zone_append 0 4k 4k | zone_append -p x 4k | \
+         zone_append -p 0 x | zone_append -p 0 2G | zrp 0 1 | zap 0 1 | bogus |  |     |  length | \
+         length  | zone_report -x 0 1 | zone_reset -x | zone_report 0 10000000000000 | break read_aio A | \
+         break | break x | break foo A | remove_break A | resume A | resume | wait_break | l | i | a 0 | \
+         ?  nope",
+    );
+}
+
+#[test]
+fn images_are_opened_and_closed_alike() {
+    check(&[
+        "-c length",
+        "nonexist",
+        "-f raw nonexist",
+        "-f foo a.raw",
+        "--image-opts file.filename=a.raw,driver=raw -c length",
+        "--image-opts -f raw a.raw",
+        "--image-opts driver=foo",
+        "-x",
+        "--bogus",
+        "-t foo a.raw",
+        "--cache=foo a.raw",
+        "-i foo a.raw",
+        "-d foo a.raw",
+        "-d on -f raw a.raw -c length",
+        "-d off -f raw a.raw -c 'discard 0 64k'",
+        "-k -f raw a.raw -c length",
+        "-k -t none -f raw a.raw -c 'read -v 1 16'",
+        "-i native -f raw a.raw -c length",
+        "-i io_uring -f raw a.raw -c length",
+        "-n -f raw a.raw -c 'write 1 1'",
+        "-n -t foo a.raw",
+        "-r -f raw a.raw -c 'write 0 1k' -c 'writev 0 1k' -c 'aio_write 0 1k' -c 'write -z 0 1k' -c 'discard 0 1k'",
+        "-r -f raw a.raw -c 'truncate 2M' -c flush -c write -c 'write x' -c 'write x y' -c 'zone_reset 0 1'",
+        "-U -f raw a.raw",
+        "-U -r -f raw a.raw -c length",
+        "-m -f raw a.raw -c 'read -v 0 16' -c 'write -P 1 1 700'",
+        "-f",
+        "-c",
+        "-t",
+        "--cmd length --format=raw a.raw",
+        "-rf raw a.raw -c length",
+        "--re -f raw a.raw -c length",
+        "--no -f raw -c length a.raw",
+        "-f raw a.raw -c length --",
+        "-f raw -c length -- a.raw",
+        "''",
+        "-f raw . ",
+        "-f raw file:a.raw -c length",
+        "foo:bar",
+        "-f raw a.raw -c 'read 0 1k' -c quit -c length",
+        "-f raw a.raw -c bogus -c length",
+        "-f raw a.raw -c 'open a.raw' -c close -c length -c 'length 1' -c close",
+        "-f raw a.raw -c close -c 'open -r -o driver=raw b.raw' -c length -c 'write 0 1'",
+        "-f raw a.raw -c 'open -o'",
+        "-c open -c 'open -x' -c 'open -o driver=raw,file.filename=a.raw' -c length",
+        "-c 'open a.raw b.raw' -c 'open -t foo a.raw' -c 'open -d foo a.raw' -c 'open -i foo a.raw' -c 'open -U -o driver=raw a.raw'",
+        "-c 'open -rU -o driver=raw a.raw' -c length -c close -c 'open -n -k -o driver=raw a.raw' -c length",
+        "-c 'open -o driver=raw -o size=512 a.raw' -c length -c 'read 512 1'",
+        "-c 'open -o driver=foo a.raw'",
+        "-c 'open -o driver=raw,foo.bar=1 a.raw' -c 'open -o driver=raw,file.foo=1 a.raw'",
+        "--image-opts -c 'open -o driver=raw a.raw' -c 'open driver=raw,file.filename=a.raw' -c length -c open",
+        "-r -c 'open -o driver=raw a.raw' -c 'write 0 1k'",
+        "-c 'o -o driver=raw a.raw' -c 'w 0 1k' -c 'r 0 1k' -c l -c c -c l",
+        "--object secret,id=x,data=y -f raw a.raw -c length",
+        "--object secret -f raw a.raw",
+        "--image-opts driver=file,filename=a.raw -c info -c 'read -v 3 3' -c 'write -P 5 3 3' -c map",
+        "--image-opts driver=raw,offset=512,size=1024,file.filename=a.raw -c length -c 'write 1k 1' -c 'write -P 1 0 1k'",
+        "-f raw b.raw -c map -c length -c 'truncate 2k' -c length -c map",
+    ]);
+}
+
+/// Runs both with `input` on standard input.
+fn feed(pair: &Pair, input: &str) -> [Ran; 2] {
+    [Whose::Ours, Whose::Real].map(|whose| {
+        let mut command = whose.command("qemu-io");
+        command.args(["-f", "raw", "a.raw"]).current_dir(pair.dir(whose));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a program that starts");
+        let mut stdin = child.stdin.take().expect("standard input is a pipe");
+        stdin.write_all(input.as_bytes()).expect("the program reads its input");
+        drop(stdin);
+        let output = child.wait_with_output().expect("a program that ends");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    })
+}
+
+#[test]
+fn commands_from_standard_input_follow_a_prompt() {
+    let long = format!("{}\nlength\n", "x".repeat(2000));
+    let mut differing = String::new();
+    for input in [
+        "length\nread 0 1k\nquit\nlength\n",
+        "length",
+        "",
+        "\n\n",
+        "bogus\nlength\n",
+        "sleep 1\nabort\nlength\n",
+        "length\nsigraise 9\nlength\n",
+        "length\nabort\n",
+        &long,
+        "length\nq",
+        "length \r\n",
+        "close\nread 0 1k\nlength\nopen nonexist\nopen -o driver=raw a.raw\nlength\nopen -r a.raw\ninfo\n",
+    ] {
+        let pair = with_images();
+        let [ours, real] = feed(&pair, input).map(|ran| same(&ran));
+        if ours != real {
+            differing.push_str(&format!("--- {input}\n ours {ours}\n real {real}\n"));
+        }
+    }
+    assert!(differing.is_empty(), "{differing}");
+}
