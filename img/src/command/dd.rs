@@ -98,7 +98,9 @@ fn copy_all(source: Segment, target: &Image) -> Result<()> {
     };
     let failed = |e: &Error, what| Error::new(e.kind(), e.strerror()).with_errno(e.errno()).context(what);
     copy::copy(&[source], target, &options, &Unobserved).map_err(|e| match e {
-        CopyError::Status(_, e) | CopyError::Read(_, e) => failed(&e, "error while reading from input image file"),
+        CopyError::Status(_, e) | CopyError::Read(_, e) => {
+            failed(&e, "error while reading from input image file")
+        }
         CopyError::Write(_, e) => failed(&e, "error while writing to output image file"),
     })
 }
