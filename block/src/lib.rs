@@ -11,6 +11,7 @@
 compile_error!("images are larger than a 32-bit address space");
 
 pub mod buffer;
+pub mod channel;
 pub mod check;
 pub mod compare;
 pub mod copy;
@@ -20,6 +21,7 @@ pub mod graph;
 mod image;
 mod inflight;
 mod iovec;
+pub mod nbd;
 mod node;
 pub mod protocol;
 mod sys;

@@ -1,4 +1,5 @@
-//! The only unsafe code of the crate: requests to files and devices for which no safe interface exists.
+//! The only unsafe code of the crate: requests to files and devices, descriptors known by number only, and forking, for
+//! which no safe interface exists.
 
 #![allow(unsafe_code)]
 
@@ -6,7 +7,7 @@ use nix::errno::Errno;
 use nix::libc;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Attributes of a file beyond the usual ones: `struct fsxattr` of `<linux/fs.h>`.
 #[repr(C)]
@@ -119,4 +120,40 @@ pub(crate) fn direct_alignment(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let status = unsafe { status.assume_init() };
     let known = status.stx_mask & DIRECT_ALIGN != 0 && status.stx_dio_offset_align != 0;
     known.then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
+}
+
+/// Accepts a connection; nothing is assumed about the family of its address.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    use nix::sys::socket::{SockFlag, accept4};
+    let raw = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A descriptor of our own for the socket this process inherited under the number `raw`.
+pub(crate) fn inherited_socket(raw: RawFd) -> Result<OwnedFd, Errno> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::stat::{SFlag, fstat};
+    if raw < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: borrowed for two calls only; a number that is no open descriptor makes them fail with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
+    if SFlag::from_bits_truncate(fstat(borrowed)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
+        return Err(Errno::ENOTSOCK);
+    }
+    let own = fcntl(borrowed, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
+/// Forks; refused (`EBUSY`) when this process has more than one thread, as the child would have only this one and every
+/// lock the others held.
+pub(crate) fn fork() -> Result<nix::unistd::ForkResult, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: there is no other thread, so the child is a whole process.
+    unsafe { nix::unistd::fork() }
 }

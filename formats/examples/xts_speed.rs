@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p formats --example xts_speed [WORD KEYBYTES]…`, such as `aes-xts-plain64 64`.
 
+#![expect(clippy::print_stdout, reason = "this program only prints")]
+
 use std::time::{Duration, Instant};
 
 use aes::Aes256;
@@ -46,7 +48,6 @@ fn reference() {
     println!("xts-mode crate           512 bits,  512-byte sectors: encrypt {encrypt:6.3} GB/s");
 }
 
-#[expect(clippy::print_stdout, reason = "this program only prints")]
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     for pair in args.chunks_exact(2) {

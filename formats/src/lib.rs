@@ -7,6 +7,8 @@
 
 pub mod crypto;
 pub mod luks;
+pub mod mapped;
+pub mod qcow2;
 pub mod raw;
 
 use block::graph::DriverTable;
@@ -16,6 +18,7 @@ use block::protocol::{file, null};
 pub const DRIVERS: DriverTable = DriverTable(&[
     &raw::ROW,
     &luks::ROW,
+    &qcow2::ROW,
     &file::FILE,
     &file::HOST_DEVICE,
     &file::HOST_CDROM,

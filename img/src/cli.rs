@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use secret::options::size::{self, SizeError};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Create, convert, inspect, check and rescue disk images.
 #[derive(Debug, Parser)]
@@ -51,7 +52,7 @@ pub(crate) enum Command {
 
 impl Command {
     /// Runs the command and gives the program's exit status.
-    pub(crate) fn run(self, out: &Out) -> ExitCode {
+    pub(crate) fn run(self, out: &Arc<Out>) -> ExitCode {
         match self {
             Command::Check(args) => start(out, args),
             Command::Compare(args) => start(out, args),
@@ -84,7 +85,7 @@ pub(crate) trait Run {
     fn run(self, tool: &Tool<'_>) -> Result<ExitCode>;
 }
 
-fn start(out: &Out, args: impl Run) -> ExitCode {
+fn start(out: &Arc<Out>, args: impl Run) -> ExitCode {
     let failure = args.failure();
     let done = match Tool::start(out, args.objects()) {
         Ok(Some(tool)) => args.run(&tool),

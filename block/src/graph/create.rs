@@ -7,6 +7,8 @@ use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
 use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
 
 /// What a creation option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,14 @@ impl CreateOptions {
         if self.values.get(name).is_none() { self.set(name, text) } else { Ok(()) }
     }
 
+    /// The same options with nothing given for `name`.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let mut rest = self.clone();
+        rest.values.take(name);
+        rest
+    }
+
     /// The value of an option, given or default.
     pub fn get(&self, name: &str) -> Option<Value> {
         let given = self.values.get(name).cloned();
@@ -205,6 +215,21 @@ impl CreateCtx<'_> {
         self.protocol.name
     }
 
+    /// Creates (or empties) another file that belongs to the image, and opens it with every right.
+    ///
+    /// # Errors
+    /// The protocol's.
+    pub fn create_other(&mut self, role: &'static str, filename: &str, size: u64) -> Result<Child> {
+        let protocol = protocol_of(self.env, Some(filename))?;
+        let row = protocol.create.ok_or_else(|| no_protocol_creation(protocol))?;
+        let mut own = CreateOptions::new(row, None);
+        own.set("size", &size.to_string())?;
+        let mut other = CreateCtx { env: self.env, filename, protocol, file_exists: false };
+        (row.create)(&mut other, &own)?;
+        let file = other.open_file()?;
+        Ok(Child::new(role, Arc::clone(file.node()), true))
+    }
+
     /// Opens the file under the image, which exists, with every right.
     ///
     /// # Errors
@@ -276,12 +301,19 @@ pub fn create(
     let result = (row.create)(&mut ctx, options);
     // What another process holds stays.
     let failed = result.as_ref().is_err_and(|e| e.kind() != Kind::Locked);
-    if failed && ctx.file_exists && format.kind == DriverKind::Format && protocol.name == "file" {
-        let path = filename.strip_prefix("file:").unwrap_or(filename);
+    if failed && ctx.file_exists && format.kind == DriverKind::Format {
         // The creation's own error matters more than one of the clean-up.
-        let _ = std::fs::remove_file(path);
+        let _ = file_path(env, filename).map(std::fs::remove_file);
     }
     result
+}
+
+/// The regular file that holds an image of this name: what creating it makes and what may be deleted again. `None` for
+/// devices and for what is no file.
+pub fn file_path<'a>(env: Env<'_>, filename: &'a str) -> Option<&'a Path> {
+    let protocol = protocol_of(env, Some(filename)).ok()?;
+    let path = filename.strip_prefix("file:").unwrap_or(filename);
+    (protocol.name == "file").then_some(Path::new(path))
 }
 
 /// The value of the `preallocation` option.

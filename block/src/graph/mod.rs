@@ -12,8 +12,8 @@ mod table;
 
 pub use context::OpenCtx;
 pub use create::{
-    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, options_for,
-    prealloc,
+    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, file_path,
+    options_for, prealloc,
 };
 pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node, open_unnamed};

@@ -1,6 +1,6 @@
 //! Opening: resolve the name, open the protocol, probe, open the format.
 
-use super::name::json_name;
+use super::name::{has_protocol, json_name};
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
 use crate::node::{DetectZeroes, NodeFlags, NodeName};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
@@ -34,6 +34,22 @@ impl Source {
         }
     }
 
+    /// The files it names, as far as that can be told without opening it.
+    pub fn file_names(&self) -> Vec<String> {
+        let resolved = self.resolve().and_then(|(name, mut options)| {
+            let name = expand_json(name, &mut options)?;
+            Ok((name, options))
+        });
+        let Ok((name, options)) = resolved else { return Vec::new() };
+        let plain = name.map(|name| match has_protocol(&name) {
+            Some(prefix @ ("file" | "host_device")) => name[prefix.len() + 1..].to_owned(),
+            _ => name,
+        });
+        let mut names = Vec::from_iter(plain);
+        collect_filenames(&Value::Object(options.into_map()), &mut names);
+        names
+    }
+
     fn resolve(&self) -> Result<(Option<String>, Options)> {
         match self {
             Source::Name(name) => Ok((Some(name.clone()), Options::new())),
@@ -41,6 +57,15 @@ impl Source {
                 let pairs = keyval::pairs(text, Bare::Switch("file"))?;
                 Ok((None, Options::from_pairs(pairs)?))
             }
+        }
+    }
+}
+
+fn collect_filenames(value: &Value, names: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match value {
+            Value::String(name) if key == "filename" => names.push(name.clone()),
+            _ => collect_filenames(value, names),
         }
     }
 }
@@ -54,6 +79,8 @@ pub(super) enum ChildSource {
     Opened(Arc<Node>),
     /// Named as a node that exists already.
     Reference(String),
+    /// Described as missing, with a JSON `null`.
+    Nothing,
 }
 
 /// Opens an image. `format` forces the driver.
@@ -126,6 +153,9 @@ pub(super) fn open_child(
             opener.open(filename, options, probing)
         }
         ChildSource::Opened(node) => node.permit(perms).map(|()| node),
+        ChildSource::Nothing => {
+            Err(Error::invalid(format!("A block device must be specified for \"{role}\"")))
+        }
         ChildSource::Reference(name) => {
             Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
         }
@@ -280,7 +310,9 @@ impl Opener<'_> {
     /// Opens the protocol, looks at what is there, and puts the format on it.
     fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
-            None => return Err(Error::invalid("Must specify either driver or file")),
+            None | Some(ChildSource::Nothing) => {
+                return Err(Error::invalid("Must specify either driver or file"));
+            }
             Some(ChildSource::Reference(name)) => {
                 let text = format!("Cannot find device='{name}' nor node-name='{name}'");
                 return Err(Error::new(Kind::NotFound, text));
@@ -361,6 +393,7 @@ fn take_children(
 
 fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
     match value {
+        Some(Value::Null) if filename.is_none() => Some(ChildSource::Nothing),
         None | Some(Value::Null) => {
             filename.map(|name| ChildSource::Describe { filename: Some(name), options: Options::new() })
         }
@@ -404,10 +437,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
 
 fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
-    let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
+        Some(file) if !strong && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
 }

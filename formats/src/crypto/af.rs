@@ -71,3 +71,60 @@ fn diffuse(hash: HashAlg, sum: &mut [u8], digest: &mut [u8]) {
 fn xor(to: &mut [u8], with: &[u8]) {
     to.iter_mut().zip(with).for_each(|(a, b)| *a ^= b);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+    fn random(to: &mut [u8]) -> Result<()> {
+        SmallRng::seed_from_u64(9).fill_bytes(to);
+        Ok(())
+    }
+
+    #[test]
+    fn merging_gives_back_the_key_for_every_hash_and_length() {
+        for hash in HashAlg::all() {
+            for len in [1, 16, 24, 32, 48, 64, 100] {
+                let key: Vec<u8> = (0..len).collect();
+                let material = split(hash, &key, 7, random).unwrap();
+                assert_eq!(material.len(), key.len() * 7);
+                let mut merged = vec![0; key.len()];
+                merge(hash, &material, &mut merged).unwrap();
+                assert_eq!(merged, key);
+            }
+        }
+    }
+
+    #[test]
+    fn one_wrong_bit_in_any_stripe_spoils_the_key() {
+        let key = [0x5a; 32];
+        let material = split(HashAlg::Sha256, &key, 4, random).unwrap();
+        for at in [0, 31, 32, 70, 127] {
+            let mut spoiled = material.to_vec();
+            spoiled[at] ^= 1;
+            let mut merged = [0; 32];
+            merge(HashAlg::Sha256, &spoiled, &mut merged).unwrap();
+            assert_ne!(merged, key);
+        }
+    }
+
+    #[test]
+    fn a_single_stripe_is_the_key_itself() {
+        assert_eq!(*split(HashAlg::Sha1, &[1, 2, 3], 1, random).unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn material_that_is_no_whole_number_of_stripes_is_refused() {
+        assert!(merge(HashAlg::Sha1, &[0; 33], &mut [0; 16]).is_err());
+        assert!(merge(HashAlg::Sha1, &[], &mut [0; 16]).is_err());
+        assert!(merge(HashAlg::Sha1, &[0; 16], &mut []).is_err());
+        assert!(split(HashAlg::Sha1, &[0; 16], 0, random).is_err());
+    }
+
+    #[test]
+    fn a_failing_random_source_is_reported() {
+        let failing = |_: &mut [u8]| Err(Error::invalid("no entropy"));
+        assert_eq!(split(HashAlg::Sha1, &[0; 16], 2, failing).unwrap_err().to_string(), "no entropy");
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,20 +62,23 @@ impl WithHash for Derive<'_> {
 
     fn run<D, M: Update + FixedOutput + KeyInit + Clone + Send + Sync>(self) {
         let Derive { stop, password, salt, iterations, threads, out } = self;
+        let block_count = out.len().div_ceil(M::output_size());
+        let worthwhile = block_count.saturating_mul(iterations as usize) / WORTH_A_THREAD;
+        let threads = threads.min(block_count).min(worthwhile);
         let prf = M::new_from_slice(password).expect("HMAC takes keys of any length");
-        let blocks = out.len().div_ceil(M::output_size());
-        let worth = (blocks * iterations as usize / WORTH_A_THREAD).max(1);
-        let per_thread = blocks.div_ceil(threads.min(worth).max(1)).max(1);
-        let mut shares = (1_u32..).step_by(per_thread).zip(out.chunks_mut(per_thread * M::output_size()));
-        let derive = |(first, share): (u32, &mut [u8])| {
-            for (index, block) in (first..).zip(share.chunks_mut(M::output_size())) {
+        let blocks = Mutex::new((1_u32..).zip(out.chunks_mut(M::output_size())));
+        let next = || blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some((index, block)) = next() {
                 derive_block(&prf, salt, index, iterations, stop, block);
             }
         };
         thread::scope(|scope| {
-            let here = shares.next();
-            shares.for_each(|share| drop(scope.spawn(move || derive(share))));
-            here.into_iter().for_each(derive);
+            for _ in 1..threads {
+                // Where no thread is to be had, this one does all the work.
+                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
     }
 }
@@ -199,4 +203,66 @@ pub fn calibrate(hash: HashAlg, key_bytes: usize, millis: u64) -> Result<NonZero
 /// The processor-time clock cannot be read.
 pub fn estimate(hash: HashAlg, iterations: NonZeroU32, key_bytes: usize) -> Result<Duration> {
     Ok(Rate::measure(hash, Duration::from_millis(4))?.duration(iterations, key_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(hash: HashAlg, per_second: u64) -> Rate {
+        Rate { hash, per_second }
+    }
+
+    fn count(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    #[test]
+    fn threads_derive_the_same_key_as_the_reference_crate() {
+        let (iterations, threads) = (2500, 3);
+        let (mut ours, mut reference) = ([0; 200], [0; 200]);
+        let stop = &NEVER;
+        HashAlg::Sha256.dispatch(Derive {
+            stop,
+            password: b"p",
+            salt: b"s",
+            iterations,
+            threads,
+            out: &mut ours,
+        });
+        ::pbkdf2::pbkdf2::<hmac::Hmac<sha2::Sha256>>(b"p", b"s", iterations, &mut reference).unwrap();
+        assert_eq!(ours, reference);
+    }
+
+    #[test]
+    fn a_key_of_no_bytes_is_derived_without_ado() {
+        pbkdf2(HashAlg::Sha1, b"password", b"salt", count(1), &mut []);
+    }
+
+    #[test]
+    fn iterations_are_those_of_one_core_for_all_blocks_of_the_key() {
+        let rate = rate(HashAlg::Sha256, 1_000_000);
+        assert_eq!(rate.iterations(32, 2000), count(2_000_000));
+        assert_eq!(rate.iterations(33, 2000), count(1_000_000));
+        assert_eq!(rate.iterations(64, 2000), count(1_000_000));
+    }
+
+    #[test]
+    fn iterations_stay_between_a_thousand_and_what_a_header_holds() {
+        assert_eq!(rate(HashAlg::Sha256, 1).iterations(32, 10), count(1000));
+        assert_eq!(rate(HashAlg::Sha256, u64::MAX).iterations(32, u64::MAX), count(u32::MAX));
+    }
+
+    #[test]
+    fn the_longest_derivation_a_header_can_ask_for_has_a_duration() {
+        let slow = rate(HashAlg::Whirlpool, 1);
+        assert_eq!(slow.duration(count(u32::MAX), 64), Duration::from_secs(u64::from(u32::MAX)));
+        assert_eq!(rate(HashAlg::Sha1, 1000).duration(count(500), 20), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn measuring_finds_a_rate_even_without_a_budget() {
+        assert!(Rate::measure(HashAlg::Sha512, Duration::ZERO).unwrap().per_second > 1);
+        assert!(calibrate(HashAlg::Sha256, 64, 0).unwrap() == MIN_ITERATIONS);
+    }
 }

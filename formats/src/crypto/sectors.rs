@@ -147,8 +147,25 @@ pub fn new(spec: &CipherSpec, key: &[u8], size: SectorSize) -> Result<Box<dyn Se
         let text = format!("Volume key has {} bytes, {spec} needs {}", key.len(), spec.key_bytes());
         return Err(Error::invalid(text));
     }
-    let keyed = Keyed { spec: *spec, key, size };
-    match spec.cipher() {
+    let cipher = build(Keyed { spec: *spec, key, size });
+    wipe_stack();
+    cipher
+}
+
+/// Overwrites the stack frames that [`build`] used: key schedules are returned by value through them, a moved value is
+/// not wiped, and a schedule begins with the key itself.
+#[inline(never)]
+#[expect(
+    clippy::large_stack_arrays,
+    reason = "it must be as deep as the frames it overwrites, 51 KiB when measured"
+)]
+fn wipe_stack() {
+    std::hint::black_box(&mut [0_u8; 128 << 10]);
+}
+
+#[inline(never)]
+fn build(keyed: Keyed<'_>) -> Result<Box<dyn SectorCipher>> {
+    match keyed.spec.cipher() {
         Cipher::Aes128 => keyed.wide::<aes::Aes128>(),
         Cipher::Aes192 => keyed.wide::<aes::Aes192>(),
         Cipher::Aes256 => keyed.wide::<aes::Aes256>(),

@@ -31,10 +31,6 @@ impl CipherSpec {
         ivgen: Option<IvGen>,
         ivgen_hash: Option<HashAlg>,
     ) -> Result<Self> {
-        if matches!(mode, Mode::Xts | Mode::Lrw) && cipher.block_bytes() != 16 {
-            return Err(Error::unsupported(format!("Unsupported cipher mode {}", mode.name()))
-                .with_hint(format!("{} has 8-byte blocks: cbc or ctr work with it", cipher.name())));
-        }
         match (ivgen, ivgen_hash) {
             (Some(IvGen::Essiv), None) => {
                 return Err(Error::invalid("Missing IV generator hash specification")
@@ -51,6 +47,10 @@ impl CipherSpec {
                 .with_hint(format!("an IV generator must follow: {}-plain64", mode.name())));
             }
             _ => {}
+        }
+        if matches!(mode, Mode::Xts | Mode::Lrw) && cipher.block_bytes() != 16 {
+            return Err(Error::unsupported(format!("Unsupported cipher mode {}", mode.name()))
+                .with_hint(format!("{} has 8-byte blocks: cbc or ctr work with it", cipher.name())));
         }
         Ok(CipherSpec { cipher, mode, ivgen, ivgen_hash })
     }
@@ -169,6 +169,7 @@ mod tests {
         assert_eq!(error("aes", "cbc-essiv", 32), "Missing IV generator hash specification");
         assert_eq!(error("aes", "cbc-essiv:sha1", 32), "No AES cipher with key size 20 available");
         assert_eq!(error("cast5", "xts-plain64", 32), "Unsupported cipher mode xts");
+        assert_eq!(error("cast5", "xts-essiv:sha256", 32), "Cipher cast5-128 not supported with essiv");
         assert_eq!(error("aes", "", 32), "Unexpected cipher mode string format ''");
     }
 }

@@ -1,8 +1,11 @@
 //! Sector ciphers against references and against themselves. Published vectors of one mode are with the mode.
 
+use cipher::KeyInit;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::*;
+
+mod published;
 
 /// Every combination of a cipher, a mode and an IV generator that is not refused.
 fn all_specs() -> Vec<CipherSpec> {
@@ -68,6 +71,25 @@ fn a_run_gives_the_same_bytes_whole_or_sector_by_sector_in_place_or_copied() {
             cipher.decrypt(sector, data);
         }
         assert!(plain == single, "{spec}");
+    }
+}
+
+#[test]
+fn xts_is_that_of_the_reference_crate() {
+    let mut rng = SmallRng::seed_from_u64(4);
+    for (size, sectors) in [(512, 1), (512, 100), (1024, 9), (2048, 3), (4096, 5)] {
+        let key: [u8; 64] = rng.random();
+        let spec = CipherSpec::parse("aes", "xts-plain64", key.len()).unwrap();
+        let half = |half: &[u8]| aes::Aes256::new_from_slice(half).unwrap();
+        let reference = xts_mode::Xts128::new(half(&key[..32]), half(&key[32..]));
+        let first = rng.random::<u64>() >> 8;
+        let mut ours = random(&mut rng, size * sectors);
+        let mut theirs = ours.clone();
+        new(&spec, &key, sized(size as u64)).unwrap().encrypt(first, &mut ours);
+        for (sector, data) in (first..).step_by(size / 512).zip(theirs.chunks_mut(size)) {
+            reference.encrypt_sector(data, xts_mode::get_tweak_default(sector.into()));
+        }
+        assert!(ours == theirs, "{sectors} sectors of {size}");
     }
 }
 

@@ -2,9 +2,8 @@
 
 use super::Tool;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
-use crate::progress::Progress;
+use crate::progress::{Progress, Show};
 use block::compare::{self, CompareError, CompareOptions, Difference, Side};
-use block::copy::Observer;
 use block::graph::{self, OpenFlags, Source};
 use block::{Error, Image, Result};
 use clap::Args;
@@ -66,10 +65,11 @@ impl Run for CompareArgs {
         }
         let [first, second] = self.open(tool, words)?;
         let total = first.image.len()?.max(second.image.len()?);
-        let progress = Progress::start(tool.out, self.progress && !self.quiet, total, PROGRESS_STEP);
+        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), PROGRESS_STEP)?;
+        progress.expect(total);
         let comparison = Comparison { args: &self, tool, images: [&first, &second], progress: &progress };
         let status = comparison.run()?;
-        progress.finish();
+        drop(progress);
         first.image.close().and(second.image.close())?;
         Ok(status)
     }
@@ -107,7 +107,7 @@ struct Comparison<'a> {
     args: &'a CompareArgs,
     tool: &'a Tool<'a>,
     images: [&'a Named; 2],
-    progress: &'a dyn Observer,
+    progress: &'a Progress,
 }
 
 impl Comparison<'_> {
@@ -151,7 +151,7 @@ impl Comparison<'_> {
 
     fn say(&self, text: &str) {
         if !self.args.quiet {
-            self.tool.out.line(text);
+            self.progress.say(text);
         }
     }
 
