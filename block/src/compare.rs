@@ -5,11 +5,14 @@
 //! smallest offset is the answer, so it does not depend on who was faster.
 
 use crate::buffer::{Buffer, is_zero};
-use crate::copy::{CHUNK, Observer};
+use crate::copy::Observer;
 use crate::extents::{Extent, Extents};
 use crate::{Error, Image, Result, Want};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The longest piece a worker takes at once, in bytes: two of them stay in a core's cache until they are compared.
+const CHUNK: u64 = 256 << 10;
 
 /// The unit in which a difference is located, in bytes.
 const UNIT: usize = 512;

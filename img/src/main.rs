@@ -4,9 +4,11 @@
 
 mod cli;
 mod command;
+mod names;
 mod options;
 mod output;
 mod progress;
+mod snapshot;
 mod target;
 
 use block::tool::{Out, program_name};
@@ -15,8 +17,11 @@ use std::sync::Arc;
 
 fn main() -> ExitCode {
     let out = Arc::new(Out::new(program_name()));
-    match cli::parse(std::env::args_os().collect(), &out) {
+    let status = match cli::parse(std::env::args_os().collect(), &out) {
         Ok(command) => command.run(&out),
         Err(status) => status,
-    }
+    };
+    // A thread that waits for signals may keep its share of the output.
+    out.flush();
+    status
 }

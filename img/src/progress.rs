@@ -54,7 +54,7 @@ struct Shared {
 }
 
 impl Progress {
-    /// Starts an operation, and to handle signals. A line is printed for every `step` percent.
+    /// Starts an operation, and to handle signals. Progress of less than `step` percent is not worth a line.
     ///
     /// # Errors
     /// Signals cannot be handled.
@@ -82,6 +82,15 @@ impl Progress {
         self.0.total.store(total, Ordering::Relaxed);
         if let Some(bar) = &self.0.bar {
             bar.set_length(total);
+        }
+    }
+
+    /// Prints a line on standard output.
+    pub(crate) fn say(&self, text: &str) {
+        let print = || self.0.out.line(text);
+        match &self.0.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 

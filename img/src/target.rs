@@ -1,5 +1,6 @@
 //! A target that is not complete yet: nothing of it may be left that looks like an image.
 
+use block::graph::{self, Env};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -36,6 +37,14 @@ impl From<&Metadata> for State {
 }
 
 impl Unfinished {
+    /// What the user calls `name`, about to be created where that makes a file.
+    pub(crate) fn new(env: Env<'_>, name: &str) -> Self {
+        match graph::file_path(env, name) {
+            Some(path) => Unfinished::creating(path),
+            None => Unfinished::Existing { name: name.to_owned() },
+        }
+    }
+
     /// A file about to be created at `path`.
     pub(crate) fn creating(path: impl Into<PathBuf>) -> Self {
         let path = path.into();

@@ -4,7 +4,6 @@ use super::Tool;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
 use crate::progress::{Progress, Show};
 use block::compare::{self, CompareError, CompareOptions, Difference, Side};
-use block::copy::Observer;
 use block::graph::{self, OpenFlags, Source};
 use block::{Error, Image, Result};
 use clap::Args;
@@ -108,7 +107,7 @@ struct Comparison<'a> {
     args: &'a CompareArgs,
     tool: &'a Tool<'a>,
     images: [&'a Named; 2],
-    progress: &'a dyn Observer,
+    progress: &'a Progress,
 }
 
 impl Comparison<'_> {
@@ -152,7 +151,7 @@ impl Comparison<'_> {
 
     fn say(&self, text: &str) {
         if !self.args.quiet {
-            self.tool.out.line(text);
+            self.progress.say(text);
         }
     }
 

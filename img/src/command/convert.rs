@@ -3,16 +3,16 @@
 use super::Tool;
 use super::create::Backing;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
+use crate::names::check_names;
 use crate::options::{self, check_lists, wants_help};
 use crate::progress::{Progress, Show};
+use crate::snapshot;
 use crate::target::Unfinished;
 use block::copy::{self, CopyError, CopyOptions, Order, Segment};
 use block::graph::{self, CacheMode, DriverRow, OpenFlags, Source};
 use block::{Context, Error, Image, Kind, Result, SECTOR};
 use clap::Args;
-use secret::options::keyval::{self, Bare};
 use secret::options::number;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::ExitCode;
 
 /// The longest run of zeroes `-S` may ask for, in bytes.
@@ -23,6 +23,9 @@ const MAX_PARALLEL: u64 = 16;
 
 /// What `-S` is unless given, in bytes.
 const SPARSE: u64 = 4096;
+
+/// The smallest step of the progress, in percent.
+const PROGRESS_STEP: f64 = 1.0;
 
 /// Options of `convert`.
 #[derive(Debug, Args)]
@@ -172,7 +175,7 @@ impl ConvertArgs {
     }
 
     fn convert(self, tool: &Tool<'_>, target: &str, numbers: Numbers) -> Result<()> {
-        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), 1.0)?;
+        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), PROGRESS_STEP)?;
         let sources = self.input.sources(self.words.clone())?;
         check_names(&sources, &self.target.source(target))?;
         let sources = self.open_sources(tool, &sources, numbers.source_cache)?;
@@ -207,23 +210,11 @@ impl ConvertArgs {
         Ok(sources)
     }
 
-    /// No driver has snapshots to take.
     fn check_snapshot(&self, tool: &Tool<'_>, sources: &[Segment]) -> Result<()> {
-        let Some(snapshot) = &self.snapshot else { return Ok(()) };
-        if snapshot.starts_with("snapshot.") {
-            let known = |(key, _): &(String, String)| matches!(key.as_str(), "snapshot.id" | "snapshot.name");
-            let pairs = keyval::pairs(snapshot, Bare::Always)?;
-            if let Some((key, _)) = pairs.iter().find(|pair| !known(pair)) {
-                tool.out.error_text(&format!("Invalid parameter '{key}'"));
-                return Err(Error::invalid(format!("Failed in parsing snapshot param '{snapshot}'")));
-            }
-        }
+        let Some(text) = &self.snapshot else { return Ok(()) };
+        snapshot::check_name(tool, text)?;
         match sources {
-            [source] => Err(Error::unsupported(format!(
-                "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading \
-                 internal snapshots",
-                source.image.node().name().driver
-            ))),
+            [source] => snapshot::load(&source.image),
             _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
         }
     }
@@ -285,7 +276,7 @@ impl ConvertArgs {
         }
         self.check_compression(row)?;
         if let Some((row, all)) = settings {
-            begin_creating(tool, name, progress);
+            progress.begin_target(Unfinished::new(env, name));
             graph::create(env, row, name, &all)
                 .context(|| format!("error while converting {}", row.name))
                 .context(|| name.to_owned())?;
@@ -374,61 +365,6 @@ fn useful_workers() -> usize {
 }
 
 /// From here on the file of that name is ours to delete, if it is one.
-fn begin_creating(tool: &Tool<'_>, name: &str, progress: &Progress) {
-    progress.begin_target(match graph::file_path(tool.env(), name) {
-        Some(path) => Unfinished::creating(path),
-        None => Unfinished::Existing { name: name.to_owned() },
-    });
-}
-
-/// Refuses what would destroy data or cannot work.
-fn check_names(sources: &[Source], target: &Source) -> Result<()> {
-    for source in sources {
-        if is_stream(source) {
-            let text = format!(
-                "'{}' is no image: what comes in a stream cannot be read at any offset",
-                source.text()
-            );
-            return Err(Error::invalid(text).with_hint("Save it to a file first, and convert that."));
-        }
-    }
-    if is_stream(target) {
-        let text = format!("'{}' is no image: a stream cannot be written at any offset", target.text());
-        return Err(Error::invalid(text).with_hint("Convert into a file, and send that on."));
-    }
-    let ids = |source: &Source| {
-        source.file_names().into_iter().filter_map(|name| FileId::of(&name)).collect::<Vec<_>>()
-    };
-    let target_ids = ids(target);
-    match sources.iter().find(|source| ids(source).iter().any(|id| target_ids.contains(id))) {
-        Some(source) => {
-            let text = format!("'{}' is a source and the target at once", source.text());
-            Err(Error::invalid(text).with_hint("Convert into a new file, then rename it over the old one."))
-        }
-        None => Ok(()),
-    }
-}
-
-fn is_stream(source: &Source) -> bool {
-    let streams = ["-", "/dev/stdin", "/dev/stdout", "/dev/stderr"];
-    matches!(source, Source::Name(name) if streams.contains(&name.as_str()))
-}
-
-/// What tells whether two names are one file.
-#[derive(Debug, PartialEq, Eq)]
-enum FileId {
-    Device(u64),
-    File(u64, u64),
-}
-
-impl FileId {
-    fn of(name: &str) -> Option<Self> {
-        let meta = std::fs::metadata(name).ok()?;
-        let device = meta.file_type().is_block_device();
-        Some(if device { FileId::Device(meta.rdev()) } else { FileId::File(meta.dev(), meta.ino()) })
-    }
-}
-
 fn copy_error(error: CopyError) -> Error {
     let say = |what: String, e: Error| {
         Error::new(e.kind(), format!("{what}: {}", e.strerror())).with_errno(e.errno())

@@ -4,7 +4,8 @@ use super::Tool;
 use crate::cli::{Objects, Run};
 use crate::options::{self, check_lists, wants_help};
 use block::graph::{self, CreateOptions, DriverRow, OpenFlags, Source};
-use block::{Context, Error, Result};
+use block::{Context, Error, Kind, Result};
+use nix::libc;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -89,7 +90,10 @@ impl CreateArgs {
             tool.out.line(&format!("Formatting '{filename}', fmt={}{}", self.format, options.describe()));
             tool.out.flush();
         }
-        graph::create(env, row, filename, &options)
+        graph::create(env, row, filename, &options).map_err(|e| match e.errno() {
+            libc::EFBIG => too_large(row, &options),
+            _ => e,
+        })
     }
 
     /// Opens the backing file, if there is one to look at, and gives its size in bytes.
@@ -119,6 +123,13 @@ impl CreateArgs {
             None => Err(without_format().with_hint(format!("Detected format of {found}."))),
         }
     }
+}
+
+fn too_large(row: &DriverRow, options: &CreateOptions) -> Error {
+    let clusters = options.table().iter().any(|option| option.name == "cluster_size");
+    let advice = if clusters { " (try using a larger cluster size)" } else { "" };
+    let text = format!("The image size is too large for file format '{}'{advice}", row.name);
+    Error::new(Kind::NoSpace, text).with_errno(libc::EFBIG)
 }
 
 impl Backing {

@@ -1,8 +1,11 @@
 //! `img dd`.
 
-use super::{Tool, refuse_overwriting};
+use super::Tool;
 use crate::cli::{Input, Objects, Run, Share};
-use block::copy::{self, CopyError, CopyOptions, Order, Segment, Unobserved};
+use crate::names::check_names;
+use crate::progress::{Progress, Show};
+use crate::target::Unfinished;
+use block::copy::{self, CopyError, CopyOptions, Order, Segment};
 use block::graph::{self, OpenFlags, Source};
 use block::{Context, Error, Image, Result};
 use clap::Args;
@@ -56,27 +59,43 @@ impl Run for DdArgs {
         let one: Result<[Source; 1], _> = sources.try_into();
         let [source] = one.map_err(|_| missing())?;
         let flags = OpenFlags { force_share: self.share.force_share, ..self.input.flags() };
+        let target = Source::Name(output.clone());
+        check_names(std::slice::from_ref(&source), &target)?;
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        refuse_overwriting(&image, &output)?;
         let range = operands.range(image.len()?).unwrap_or_else(|| {
             // A sentence, and an empty image.
             tool.out.error_text(&format!("{}: cannot skip to specified offset", source.text()));
             0..0
         });
-        let target = self.create(tool, &output, range.end - range.start)?;
-        copy_all(Segment { image, range }, &target)?;
-        target.close()?;
+        let progress = Progress::start(tool.out, Show::OnRequest, 1.0)?;
+        progress.expect(range.end - range.start);
+        let done = self.copy(tool, Segment { image, range }, &output, &progress);
+        if let Err(e) = done {
+            let fate = progress.abandon_target();
+            return Err(match fate {
+                Some(sentence) => e.with_hint(sentence),
+                None => e,
+            });
+        }
+        progress.finish();
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl DdArgs {
-    fn create(&self, tool: &Tool<'_>, name: &str, size: u64) -> Result<Image> {
+    fn copy(&self, tool: &Tool<'_>, source: Segment, name: &str, progress: &Progress) -> Result<()> {
+        let target = self.create(tool, name, source.range.end - source.range.start, progress)?;
+        copy_all(source, &target, progress)?;
+        target.close()
+    }
+
+    fn create(&self, tool: &Tool<'_>, name: &str, size: u64, progress: &Progress) -> Result<Image> {
         let env = tool.env();
         let row =
             env.drivers.find(&self.output_format).ok_or_else(|| Error::invalid("Unknown file format"))?;
         let mut options = graph::options_for(env, row, Some(name))?;
         options.set("size", &size.to_string())?;
+        progress.begin_target(Unfinished::new(env, name));
         graph::create(env, row, name, &options)
             .context(|| format!("{name}: error while creating output image"))?;
         let flags = OpenFlags { writable: true, ..self.input.flags() };
@@ -84,7 +103,7 @@ impl DdArgs {
     }
 }
 
-fn copy_all(source: Segment, target: &Image) -> Result<()> {
+fn copy_all(source: Segment, target: &Image, progress: &Progress) -> Result<()> {
     let options = CopyOptions {
         workers: std::thread::available_parallelism().map_or(1, Into::into),
         order: Order::Sequential,
@@ -97,7 +116,7 @@ fn copy_all(source: Segment, target: &Image) -> Result<()> {
         compressed: false,
     };
     let failed = |e: &Error, what| Error::new(e.kind(), e.strerror()).with_errno(e.errno()).context(what);
-    copy::copy(&[source], target, &options, &Unobserved).map_err(|e| match e {
+    copy::copy(&[source], target, &options, progress).map_err(|e| match e {
         CopyError::Status(_, e) | CopyError::Read(_, e) => {
             failed(&e, "error while reading from input image file")
         }

@@ -3,11 +3,11 @@
 use super::Tool;
 use crate::cli::{Input, Objects, Report, Run, Share};
 use crate::options::{check_lists, format_row, set_all};
+use crate::snapshot;
 use block::graph::{self, CreateOptions, DriverRow, Measure, MeasureFn, OpenFlags, Source};
 use block::tool::json;
 use block::{Error, Image, Result};
 use clap::Args;
-use secret::options::keyval::{self, Bare};
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 
@@ -47,7 +47,7 @@ impl Run for MeasureArgs {
     fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
         check_lists(&self.options)?;
         if let Some(text) = &self.snapshot {
-            check_snapshot(tool, text)?;
+            snapshot::check_name(tool, text)?;
         }
         let size = self.size.take().map(|text| tool.parse_size(&text, "image size")).transpose()?;
         let source = self.source(size)?;
@@ -82,14 +82,10 @@ impl MeasureArgs {
     fn open(&self, tool: &Tool<'_>, source: &Source) -> Result<Image> {
         let flags = OpenFlags { force_share: self.share.force_share, ..self.input.flags() };
         let image = graph::open(tool.env(), source, self.input.format.as_deref(), flags)?;
-        if self.snapshot.is_none() {
-            return Ok(image);
+        if self.snapshot.is_some() {
+            snapshot::load(&image)?;
         }
-        let format = image.node().name().driver;
-        Err(Error::unsupported(format!(
-            "Failed to load snapshot: Block format '{format}' used by device '' does not support temporarily loading \
-             internal snapshots"
-        )))
+        Ok(image)
     }
 
     fn options(
@@ -121,20 +117,6 @@ fn measuring(tool: &Tool<'_>, format: &str) -> Result<(&'static DriverRow, Measu
     let measure = row.create.and_then(|create| create.measure);
     let lacking = || Error::unsupported(format!("Block driver '{format}' does not support size measurement"));
     Ok((row, measure.ok_or_else(lacking)?))
-}
-
-/// Refuses a description of a snapshot that has other members than `snapshot.id` and `snapshot.name`.
-fn check_snapshot(tool: &Tool<'_>, text: &str) -> Result<()> {
-    if !text.starts_with("snapshot.") {
-        return Ok(());
-    }
-    for (key, _) in keyval::pairs(text, Bare::Always)? {
-        if key != "snapshot.id" && key != "snapshot.name" {
-            tool.out.error_text(&format!("Invalid parameter '{key}'"));
-            return Err(Error::invalid(format!("Failed in parsing snapshot param '{text}'")));
-        }
-    }
-    Ok(())
 }
 
 fn human_report(measure: &Measure) -> String {

@@ -13,43 +13,11 @@ pub(crate) mod resize;
 use crate::cli::{self, Objects};
 use block::graph::Env;
 use block::tool::Out;
-use block::{Error, Image, Node, Result};
+use block::{Error, Result};
 use secret::objects::Added;
 use secret::{OBJECT_TYPES, Registry};
 use std::io::IsTerminal;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
-
-/// Refuses to write over the file that `source` reads from.
-///
-/// # Errors
-/// `target` names that file.
-pub(crate) fn refuse_overwriting(source: &Image, target: &str) -> Result<()> {
-    let target = target.strip_prefix("file:").unwrap_or(target);
-    let Some(of_target) = identity(target) else { return Ok(()) };
-    if files(source.node()).iter().any(|name| identity(name) == Some(of_target)) {
-        let hint = "Write to another file, and move it to this name when all is well.";
-        return Err(Error::invalid(format!("'{target}' is source and target at once")).with_hint(hint));
-    }
-    Ok(())
-}
-
-/// The files below a node.
-fn files(node: &Arc<Node>) -> Vec<String> {
-    let children = node.children();
-    match children.is_empty() {
-        true => vec![node.name().filename.clone()],
-        false => children.iter().flat_map(|child| files(child.node())).collect(),
-    }
-}
-
-/// What tells a file from all others, if there is one of that name.
-fn identity(path: &str) -> Option<(u64, u64)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    // Devices have many names; their number is the same under all of them.
-    let device = metadata.file_type().is_block_device();
-    Some(if device { (u64::MAX, metadata.rdev()) } else { (metadata.dev(), metadata.ino()) })
-}
 
 /// What every command works with.
 #[derive(Debug)]
