@@ -17,6 +17,18 @@ pub enum Repair {
     All,
 }
 
+impl Repair {
+    /// Whether contradictions are mended.
+    pub fn mends_errors(self) -> bool {
+        self == Repair::All
+    }
+
+    /// Whether leaks are mended.
+    pub fn mends_leaks(self) -> bool {
+        self != Repair::No
+    }
+}
+
 /// What a check found and mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CheckResult {

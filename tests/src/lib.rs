@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod random;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::process::CommandExt;

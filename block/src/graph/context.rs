@@ -67,13 +67,12 @@ impl OpenCtx<'_> {
         self.attach(role, source, perms)
     }
 
-    /// Opens a child whose name stands in the image, relative to the image's own file; options for the role override
-    /// it.
+    /// Opens a child whose name stands in the image and is taken as it is; options for the role override it.
     ///
     /// # Errors
     /// The child's failure to open.
     pub fn child_named(&mut self, role: &'static str, filename: &str, perms: Perms) -> Result<Child> {
-        let source = self.source_named(role, Some(filename), None)?;
+        let source = self.source_named(role, Some(filename.to_owned()), None)?;
         self.attach(role, source, perms).context(|| format!("Could not open {role} file"))
     }
 
@@ -96,8 +95,9 @@ impl OpenCtx<'_> {
         let perms = Perms { own, shared: self.perms.shared };
         let flags = self.flags;
         self.flags.writable = false;
-        let opened = self
-            .source_named("backing", filename, format)
+        let filename = filename.map(|name| self.resolve(name)).transpose();
+        let opened = filename
+            .and_then(|filename| self.source_named("backing", filename, format))
             .and_then(|source| self.attach("backing", source, perms))
             .context(|| "Could not open backing file");
         self.flags = flags;
@@ -108,7 +108,7 @@ impl OpenCtx<'_> {
     fn source_named(
         &mut self,
         role: &'static str,
-        filename: Option<&str>,
+        filename: Option<String>,
         format: Option<&str>,
     ) -> Result<ChildSource> {
         let mut source = match self.children.remove(role) {
@@ -118,7 +118,7 @@ impl OpenCtx<'_> {
         if let ChildSource::Describe { filename: name @ None, options } = &mut source
             && ["filename", "driver", "file"].iter().all(|key| options.get(key).is_none())
         {
-            *name = filename.map(|text| self.resolve(text)).transpose()?;
+            *name = filename;
             if let Some(format) = format {
                 options.set("driver", format)?;
             }
@@ -126,11 +126,11 @@ impl OpenCtx<'_> {
         Ok(source)
     }
 
-    /// The file that a name in the image means.
+    /// The file that a name in the image means, which is relative to the image's own file.
     ///
     /// # Errors
     /// A relative name in an image that is no file.
-    pub fn resolve(&self, filename: &str) -> Result<String> {
+    fn resolve(&self, filename: &str) -> Result<String> {
         let base = self.opened.iter().find(|c| c.role() == "file");
         super::resolve(base.map_or("", |file| &file.node().name().filename), filename)
     }

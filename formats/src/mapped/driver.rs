@@ -1,6 +1,7 @@
 //! [`Mapped`]: a cluster-mapped format as a driver.
 
 use super::{GuestOffset, MappedFormat, Place, Reader};
+use block::check::Check;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
     Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
@@ -107,5 +108,9 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn info(&self) -> FormatInfo {
         self.format.info()
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        self.format.check()
     }
 }

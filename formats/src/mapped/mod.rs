@@ -18,6 +18,7 @@ pub use address::{ClusterIndex, GuestOffset, HostOffset};
 pub use driver::Mapped;
 pub use pins::{Pin, Pins};
 
+use block::check::Check;
 use block::{Child, FormatInfo, Level, Limits, Quiesced, Resize, Result, ZeroFlags};
 use std::fmt;
 use std::ops::Range;
@@ -171,4 +172,9 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// What `info` prints.
     fn info(&self) -> FormatInfo;
+
+    /// The consistency check, for formats that have one.
+    fn check(&self) -> Option<&dyn Check> {
+        None
+    }
 }

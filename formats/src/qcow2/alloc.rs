@@ -50,6 +50,9 @@ impl Meta {
             while end < first + count && self.refcount(ClusterIndex(end))? == 0 {
                 end += 1;
             }
+            if end < first + count && self.pending.has(ClusterIndex(end)) && self.release_pending()? {
+                continue;
+            }
             if end == first || self.prepare_blocks(&(first..end))? == Ready::Yes {
                 self.change_refcounts(first..end, Change::Up)?;
                 return Ok(end - first);

@@ -6,7 +6,7 @@ use super::header::{CLUSTER_BITS, Compression, CryptMethod, Header, Table, Versi
 use super::image::Qcow2;
 use super::open::{self, Parts};
 use crate::mapped::MappedFormat;
-use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, prealloc};
+use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow};
 use block::{Child, Context, Error, Level, Prealloc, Resize, Result, SECTOR};
 use secret::options::Size;
 use serde::Deserialize;
@@ -88,9 +88,7 @@ struct Given {
     #[serde(default)]
     lazy_refcounts: bool,
     refcount_bits: u64,
-    /// Read by [`prealloc`]; named here because the type is the list of options.
-    #[serde(rename = "preallocation")]
-    _preallocation: Option<String>,
+    preallocation: Option<String>,
 }
 
 /// What is to be created, checked.
@@ -104,7 +102,8 @@ struct Plan {
 
 fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
     let given: Given = options.parse()?;
-    let plan = plan(given, prealloc(options)?)?;
+    let mode = prealloc_mode(given.preallocation.as_deref())?;
+    let plan = plan(given, mode)?;
     let file = ctx.create_file(0, &options.without("preallocation"))?;
     let data_file = match &plan.data_file {
         Some(name) => Some(ctx.create_other("data-file", name, 0)?),
@@ -160,6 +159,13 @@ fn version(compat: Option<&str>) -> Result<Version> {
         None | Some("1.1" | "v3") => Ok(Version::V3),
         Some(other) => Err(Error::invalid(format!("Parameter 'version' does not accept value '{other}'"))),
     }
+}
+
+fn prealloc_mode(name: Option<&str>) -> Result<Prealloc> {
+    let modes = [Prealloc::Off, Prealloc::Metadata, Prealloc::Falloc, Prealloc::Full];
+    let name = name.unwrap_or("off");
+    let found = modes.into_iter().find(|mode| mode.name() == name);
+    found.ok_or_else(|| Error::invalid(format!("Parameter 'preallocation' does not accept value '{name}'")))
 }
 
 fn compression(name: Option<&str>) -> Result<Compression> {
@@ -256,8 +262,13 @@ fn fill(file: Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
     image.lock().allocate(3)?;
     image.write_full_header(None)?;
     if plan.size > 0 {
-        let to = Resize { size: plan.size, prealloc: plan.prealloc, exact: false };
-        image.grow_new(to).context(|| "Could not resize image")?;
+        let to = Resize { size: plan.size, prealloc: plan.prealloc, exact: true };
+        image.grow_new(to).map_err(|e| match e.errno() {
+            nix::libc::EFBIG => Error::invalid(
+                "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+            ),
+            _ => e.context("Could not resize image"),
+        })?;
     }
     if plan.header.backing_file.is_some() {
         image.write_full_header(plan.header.backing_file)?;

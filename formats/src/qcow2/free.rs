@@ -27,6 +27,11 @@ impl Pending {
         self.waiting.is_empty()
     }
 
+    /// Whether a cluster is waiting.
+    pub(super) fn has(&self, cluster: ClusterIndex) -> bool {
+        self.times.contains_key(&cluster)
+    }
+
     /// The first cluster that will be free.
     pub(super) fn lowest_freed(&self) -> Option<ClusterIndex> {
         self.lowest_freed

@@ -1,7 +1,7 @@
 //! [`Qcow2`]: an open image. Takes the lock, waits for leases, loads tables ahead, and leaves the rest to [`Meta`].
 
 use super::compress;
-use super::entry::L2Entry;
+use super::entry::{Cluster, L2Entry};
 use super::features::Incompatible;
 use super::geometry::Geometry;
 use super::header::{Compression, Version};
@@ -12,6 +12,7 @@ use super::zero::DiscardTo;
 use crate::mapped::{
     Found, GuestOffset, HostOffset, Lease, MappedFormat, PayloadCipher, Reader, Reservation,
 };
+use block::check::Check;
 use block::{
     Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
 };
@@ -119,7 +120,8 @@ impl Qcow2 {
         let len = bytes.len() as u64;
         let (mut meta, _) = self.ready(at, 1, Reader::Request)?;
         meta.check_writable()?;
-        if meta.l2_entry(at)?.is_copied() {
+        // Compression does not overwrite: callers that write anew what is there compressed are mistaken.
+        if meta.l2_entry(at)?.cluster(g) != Cluster::None {
             return Err(Error::from_errno(nix::libc::EIO));
         }
         meta.writable_l2(at)?;
@@ -139,9 +141,7 @@ impl Qcow2 {
             return Err(e);
         }
         meta.caches.data_written();
-        let old = meta.l2_entry(at)?;
-        meta.set_l2_entry(at, L2Entry::compressed(host, len, g))?;
-        meta.free_replaced(old, FreedBy::Overwrite)
+        meta.set_l2_entry(at, L2Entry::compressed(host, len, g))
     }
 
     /// Writes everything back that is not in the file yet.
@@ -278,6 +278,10 @@ impl MappedFormat for Qcow2 {
 
     fn info(&self) -> FormatInfo {
         self.format_info()
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        Some(self)
     }
 }
 

@@ -1,10 +1,23 @@
 //! What `info` prints about an image.
 
+use super::bitmap::{BitmapEntry, BitmapFlags};
 use super::features::{Compatible, Incompatible};
 use super::header::{Compression, CryptMethod, Version};
 use super::image::Qcow2;
+use super::meta::Meta;
 use block::FormatInfo;
 use serde_json::{Map, Value, json};
+
+/// The bitmaps that can be listed; `None` without any.
+fn bitmaps(meta: &Meta) -> Option<Value> {
+    let entries = meta.bitmaps().ok().filter(|entries| !entries.is_empty())?;
+    let describe = |bitmap: BitmapEntry| {
+        let flags = [(BitmapFlags::IN_USE, "in-use"), (BitmapFlags::AUTO, "auto")];
+        let flags: Vec<_> = flags.iter().filter(|(f, _)| bitmap.flags.contains(*f)).map(|(_, n)| *n).collect();
+        json!({"flags": flags, "name": bitmap.name, "granularity": 1u64 << bitmap.granularity_bits.min(63)})
+    };
+    Some(entries.into_iter().map(describe).collect())
+}
 
 impl Qcow2 {
     /// What the image tells about itself.
@@ -24,6 +37,9 @@ impl Qcow2 {
         );
         if v3 {
             set("lazy-refcounts", json!(header.compatible.contains(Compatible::LAZY_REFCOUNTS)));
+        }
+        if let Some(bitmaps) = bitmaps(&meta) {
+            set("bitmaps", bitmaps);
         }
         set("refcount-bits", json!(header.geometry.refcount_bits()));
         if header.has(Incompatible::DATA_FILE) {

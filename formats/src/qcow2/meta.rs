@@ -60,6 +60,8 @@ pub(super) struct Meta {
     /// The refcount table.
     pub(super) reftable: Vec<u64>,
     pub(super) snapshots: Vec<Snapshot>,
+    /// Bytes the snapshot table takes in the file.
+    pub(super) snapshot_bytes: u64,
     pub(super) caches: Caches,
     /// No cluster before this one is free.
     pub(super) free_hint: ClusterIndex,

@@ -11,7 +11,9 @@
 //! and nobody waits for a lease while holding one, so there is no circle.
 
 mod alloc;
+mod bitmap;
 mod cache;
+mod check;
 mod compress;
 mod create;
 mod crypt;

@@ -3,7 +3,7 @@
 use super::cache::TableCache;
 use super::features::{Autoclear, Compatible, Incompatible};
 use super::free::Pending;
-use super::header::{CryptMethod, Header, Prologue, Version};
+use super::header::{Header, Prologue, Version};
 use super::image::Qcow2;
 use super::lease::Leases;
 use super::meta::{Discards, Meta};
@@ -11,6 +11,7 @@ use super::options::Qcow2Options;
 use super::order::Caches;
 use super::snapshot;
 use crate::mapped::{ClusterIndex, Mapped, PayloadCipher, Pins};
+use block::check::Repair;
 use block::graph::OpenCtx;
 use block::{Child, Context, Driver, Error, Perm, Perms, Result};
 use std::sync::atomic::AtomicU64;
@@ -123,7 +124,7 @@ impl Qcow2 {
         let entries = u64::from(header.reftable.count) << (g.cluster_bits - 3);
         let reftable = read_numbers(&file, header.reftable.offset, entries)
             .map_err(|e| Error::from_errno(e.errno()).context("Could not initialize refcount handling"))?;
-        let snapshots = snapshot::read_table(&file, &header)?.snapshots;
+        let snapshots = snapshot::read_table(&file, &header)?;
         let (l2, refcounts) = caches(&header, options)?;
         let caches = Caches::new(file.clone(), data_file.clone(), l2, refcounts);
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS));
@@ -131,7 +132,8 @@ impl Qcow2 {
             geometry: g,
             l1,
             reftable,
-            snapshots,
+            snapshot_bytes: snapshots.bytes,
+            snapshots: snapshots.snapshots,
             caches,
             free_hint: ClusterIndex(0),
             free_bytes: None,
@@ -175,6 +177,12 @@ impl Qcow2 {
             meta.header.autoclear -= unknown;
             meta.write_header().context(|| "Could not update qcow2 header")?;
         }
+        let dirty = meta.header.has(Incompatible::DIRTY);
+        drop(meta);
+        if dirty {
+            self.check_quiesced(Repair::All, &mut |line| block::tool::notice(line))
+                .context(|| "Could not repair dirty image")?;
+        }
         Ok(())
     }
 }
@@ -213,11 +221,6 @@ fn caches(header: &Header, options: &Qcow2Options) -> Result<(TableCache, TableC
     let slice_len = usize::try_from(slice).unwrap_or(usize::MAX);
     let l2 = TableCache::new(slice_len, max.min(cover).max(2 * slice));
     Ok((l2, TableCache::new(g.cluster_len(), refcount_bytes.max(4 << g.cluster_bits))))
-}
-
-/// What opening without a key gives in place of a cipher.
-pub(super) fn needs_key(header: &Header) -> bool {
-    header.crypt != CryptMethod::None
 }
 
 /// An image over its parts, shared: for creation, which works on it directly.

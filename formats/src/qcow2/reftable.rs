@@ -55,8 +55,8 @@ impl Meta {
         self.new_refcount_area(start, 0, Room::Generous, extra).map(drop)
     }
 
-    /// Makes an area from cluster `start` on (where nothing is in use): the refcount blocks that are missing, a new
-    /// refcount table, and `more` clusters, the first of which is the answer.
+    /// Makes an area from cluster `start` on (where nothing is in use): the refcount blocks that are missing also for
+    /// `more` clusters behind the area, and a new refcount table. The answer is the first cluster behind it.
     pub(super) fn new_refcount_area(
         &mut self,
         start: u64,
@@ -67,7 +67,8 @@ impl Meta {
         let g = self.geometry;
         let wanted = area(g, start + more, room);
         let per_cluster = g.cluster_size() / 8;
-        let len = wanted.blocks.next_multiple_of(per_cluster);
+        let spare = if room == Room::Generous { wanted.blocks.div_ceil(2) } else { 0 };
+        let len = (wanted.blocks + spare).next_multiple_of(per_cluster);
         if len * 8 > MAX_REFTABLE_BYTES {
             return Err(Error::from_errno(nix::libc::EFBIG));
         }
@@ -92,7 +93,7 @@ impl Meta {
         let free = table_at + (table.len() as u64).div_ceil(per_cluster);
         for index in first_block..wanted.blocks {
             let block = HostOffset(*entry(&mut table, index)?);
-            self.count_area(block, index * g.refblock_entries(), start..free + more, &missing)?;
+            self.count_area(block, index * g.refblock_entries(), start..free, &missing)?;
         }
         self.switch_reftable(&table, g.host(ClusterIndex(table_at)))?;
         Ok(free)

@@ -70,9 +70,7 @@ impl Qcow2 {
         let mut meta = self.lock();
         meta.release_pending()?;
         meta.shrink_l1(g.l1_entries(size)).context(|| "Failed to reduce the number of L2 tables")?;
-        if let Some(data) = &self.data_file
-            && meta.header.raw_data_file()
-        {
+        if let Some(data) = &self.data_file {
             data.truncate(Resize::to(size))?;
         }
         meta.shrink_reftable().context(|| "Failed to discard unused refblocks")?;
@@ -91,7 +89,11 @@ impl Qcow2 {
             self.preallocate(old..to.size, Prealloc::Metadata)?;
         }
         match to.prealloc {
-            Prealloc::Off => {}
+            Prealloc::Off => {
+                if let Some(data) = &self.data_file {
+                    data.truncate(Resize { exact: false, ..to })?;
+                }
+            }
             Prealloc::Metadata => self.preallocate(old..to.size, Prealloc::Metadata)?,
             mode if self.data_file.is_some() => self.preallocate(old..to.size, mode)?,
             mode => self.preallocate_area(old..to.size, mode)?,
@@ -135,9 +137,17 @@ impl Qcow2 {
         let mut meta = self.lock();
         let file_end = g.clusters(self.file.len()?);
         let clusters = g.clusters(guest.end) - g.clusters(guest.start);
+        // One L2 table more than fits, as the range may begin and end in the middle of one.
+        let tables = clusters.div_ceil(g.l2_entries()) + 1;
         let start = meta
-            .new_refcount_area(file_end, clusters, Room::Exact, None)
+            .new_refcount_area(file_end, clusters + tables, Room::Exact, None)
             .context(|| "Failed to resize refcount structures")?;
+        let found = meta
+            .allocate_at(g.host(ClusterIndex(start)), clusters)
+            .context(|| "Failed to allocate data clusters")?;
+        if found < clusters {
+            return Err(Error::from_errno(nix::libc::EIO).context("Failed to allocate data clusters"));
+        }
         let end = (start + clusters) << g.cluster_bits;
         self.file
             .truncate(Resize { size: end, prealloc: mode, exact: false })

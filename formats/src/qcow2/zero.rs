@@ -23,6 +23,13 @@ impl Qcow2 {
         if self.raw_data_file() {
             self.data_child().write_zeroes(range.clone(), flags)?;
         }
+        if self.lock().header.version < Version::V3 {
+            // There is no zero flag; what is in no image reads as zeroes unless there is a backing file.
+            return match self.has_backing() {
+                true => Err(Error::from_errno(nix::libc::ENOTSUP)),
+                false => self.discard_range(range, DiscardTo::Zero, FreedBy::Request),
+            };
+        }
         self.each_cluster(range, |meta, part| meta.zero_cluster(part, flags))
     }
 
@@ -69,9 +76,6 @@ impl Qcow2 {
 impl Meta {
     /// Makes a part of one cluster read as zeroes: all of it, or whole subclusters.
     fn zero_cluster(&mut self, part: Range<u64>, flags: ZeroFlags) -> Result<()> {
-        if self.header.version < Version::V3 {
-            return Err(Error::from_errno(nix::libc::ENOTSUP));
-        }
         let g = self.geometry;
         let at = GuestOffset(part.start);
         let whole = g.within(part.start) == 0 && (g.within(part.end) == 0 || part.end >= self.header.size);
@@ -96,11 +100,11 @@ impl Meta {
     fn zero_subclusters(&mut self, part: Range<u64>) -> Result<()> {
         let g = self.geometry;
         let at = GuestOffset(part.start);
+        self.writable_l2(at)?;
         let mut entry = self.l2_entry(at)?;
         if !g.extended_l2 || matches!(entry.cluster(g), Cluster::Compressed(_)) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
-        self.writable_l2(at)?;
         let old = entry;
         entry.set_zero(g.subcluster(at)..g.subcluster(GuestOffset(part.end - 1)) + 1);
         if entry == old { Ok(()) } else { self.set_l2_entry(at, entry) }
@@ -109,6 +113,8 @@ impl Meta {
     fn discard_cluster(&mut self, at: u64, to: DiscardTo, has_backing: bool, why: FreedBy) -> Result<()> {
         let g = self.geometry;
         let guest = GuestOffset(at);
+        // Also where nothing changes: images are to be laid out as by QEMU, which makes the table first.
+        self.writable_l2(guest)?;
         let old = self.l2_entry(guest)?;
         let stored = old.cluster(g) != Cluster::None;
         let new = match to {
@@ -120,7 +126,6 @@ impl Meta {
         if new == old {
             return Ok(());
         }
-        self.writable_l2(guest)?;
         self.begin_lazy()?;
         self.set_l2_entry(guest, new)?;
         self.free_replaced(old, why)

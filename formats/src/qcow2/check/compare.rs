@@ -1,0 +1,61 @@
+//! Comparing the refcounts of the image with the references counted.
+
+use super::Checker;
+use crate::mapped::ClusterIndex;
+use block::Result;
+use block::check::Repair;
+
+impl Checker<'_> {
+    /// Compares every cluster, mending what `repair` allows; gives one more than the last cluster in use.
+    pub(super) fn compare(&mut self, repair: Repair) -> Result<u64> {
+        let mut end = 0;
+        for cluster in (0..self.counts.len()).map(ClusterIndex) {
+            let stored = match self.meta.refcount(cluster) {
+                Ok(stored) => stored,
+                Err(e) => {
+                    (self.report)(&format!("Can't get refcount for cluster {}: {}", cluster.0, e.strerror()));
+                    self.result.check_errors += 1;
+                    continue;
+                }
+            };
+            let counted = self.counts.get(cluster);
+            if stored > 0 || counted > 0 {
+                end = cluster.0 + 1;
+            }
+            if stored != counted {
+                self.differs(cluster, stored, counted, repair);
+            }
+        }
+        Ok(end)
+    }
+
+    fn differs(&mut self, cluster: ClusterIndex, stored: u64, counted: u64, repair: Repair) {
+        let leak = stored > counted;
+        let mendable = match leak {
+            // Without a refcount there may be no refcount block; a block made now might land on something in use.
+            _ if stored == 0 => {
+                self.rebuild = true;
+                false
+            }
+            true => repair.mends_leaks(),
+            false => repair.mends_errors(),
+        };
+        let verb = match (mendable, leak) {
+            (true, _) => "Repairing",
+            (false, true) => "Leaked",
+            (false, false) => "ERROR",
+        };
+        (self.report)(&format!("{verb} cluster {} refcount={stored} reference={counted}", cluster.0));
+        let mended = mendable && self.meta.set_refcount(cluster, counted).is_ok();
+        if mended && counted == 0 {
+            self.meta.free_hint = self.meta.free_hint.min(cluster);
+        }
+        let result = &mut self.result;
+        *match (mended, leak) {
+            (true, true) => &mut result.leaks_fixed,
+            (true, false) => &mut result.corruptions_fixed,
+            (false, true) => &mut result.leaks,
+            (false, false) => &mut result.corruptions,
+        } += 1;
+    }
+}
