@@ -97,9 +97,7 @@ fn our_detached_header_works_for_qemu_and_cryptsetup() {
 
 #[test]
 fn cryptsetups_detached_header_works_at_any_payload_offset() {
-    for (option, sectors) in
-        [("", 0), ("--offset 4096", 4096), ("--align-payload 5001", 5001)]
-    {
+    for (option, sectors) in [("", 0), ("--offset 4096", 4096), ("--align-payload 5001", 5001)] {
         let bench = Bench::new();
         bench.truncate("payload", (sectors * 512 + BYTES) as u64);
         let format =

@@ -2,12 +2,10 @@
 
 use super::link::Link;
 use crate::nbd::client::Sink;
-use crate::nbd::wire::{
-    CommandFlags, Headers, MAX_PAYLOAD, Request, STATE_HOLE, STATE_ZERO, TransmissionFlags, command,
-};
+use crate::nbd::wire::{CommandFlags, Headers, MAX_PAYLOAD, Request, STATE_ZERO, TransmissionFlags, command};
 use crate::{
-    Driver, Error, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Quiesced, Resize, Result, Want,
-    WriteFlags, ZeroFlags,
+    Driver, Error, IoVec, IoVecMut, Kind, Level, Limits, Mapping, Quiesced, Resize, Result, Want, WriteFlags,
+    ZeroFlags,
 };
 use std::ops::Range;
 
@@ -197,6 +195,7 @@ impl Driver for NbdDriver {
         match to.size {
             size if size == self.size => Ok(()),
             size if size > self.size => Err(Error::invalid("Cannot grow NBD nodes")),
+            _ if !to.exact => Ok(()),
             _ => Err(Error::unsupported("Cannot resize NBD nodes")),
         }
     }
@@ -209,7 +208,5 @@ impl Driver for NbdDriver {
 
 /// What the flags of `base:allocation` say.
 fn mapping(len: u64, flags: u64) -> Mapping {
-    let kind = if flags & STATE_ZERO != 0 { MapKind::Zero } else { MapKind::Data };
-    let _ = STATE_HOLE;
-    Mapping { kind, ..Mapping::data(len) }
+    if flags & STATE_ZERO != 0 { Mapping::zero(len) } else { Mapping::data(len) }
 }

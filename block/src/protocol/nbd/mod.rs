@@ -19,6 +19,7 @@ pub static NBD: DriverRow = DriverRow {
     parse_filename,
     filename,
     strong_options: &["path", "host", "port", "export", "tls-creds", "tls-hostname", "server"],
+    create: Some(&crate::protocol::existing::ROW),
     ..DriverRow::new("nbd", DriverKind::Protocol, open)
 };
 
