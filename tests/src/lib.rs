@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod nbd;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::process::CommandExt;
