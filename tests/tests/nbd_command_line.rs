@@ -8,7 +8,7 @@ use tests::Pair;
 fn options_that_make_no_sense_are_refused_alike() {
     let pair = Pair::new();
     pair.write("a.raw", &[0; 4096]);
-    let lines: Vec<_> = [
+    let lines = [
         "",
         "a b",
         "-p abc a.raw",
@@ -24,7 +24,6 @@ fn options_that_make_no_sense_are_refused_alike() {
         "-L -r",
         "-L -k /nonexistent/s",
         "-f raw nofile -k SOCKET",
-        "-f luks a.raw -k SOCKET",
         "-f foo a.raw -k SOCKET",
         "--image-opts -f raw a.raw",
         "--image-opts driver=raw,file.filename=nofile -k SOCKET",
@@ -42,9 +41,15 @@ fn options_that_make_no_sense_are_refused_alike() {
         "-k /nonexistent/s a.raw",
         "-b nohost.invalid a.raw",
         "--pid-file /nonexistent/pid -f raw -k SOCKET a.raw",
-    ]
-    .iter()
-    .map(|options| format!("qemu-nbd {}", options.replace("SOCKET", "/tmp/blockimg-test-never-listens")))
-    .collect();
-    pair.check(&lines);
+    ];
+    let mut differing = String::new();
+    for options in lines {
+        // Every one of these ends before it serves.
+        let line = format!("qemu-nbd {}", options.replace("SOCKET", "/dev/shm/blockimg-never-listens"));
+        let [ours, real] = pair.run(&line);
+        if ours != real {
+            differing.push_str(&format!("--- {line}\n ours {ours}\n real {real}\n"));
+        }
+    }
+    assert!(differing.is_empty(), "{differing}");
 }
