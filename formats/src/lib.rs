@@ -12,7 +12,7 @@ pub mod qcow2;
 pub mod raw;
 
 use block::graph::DriverTable;
-use block::protocol::{file, null};
+use block::protocol::{file, nbd, null};
 
 /// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
 pub const DRIVERS: DriverTable = DriverTable(&[
@@ -22,6 +22,7 @@ pub const DRIVERS: DriverTable = DriverTable(&[
     &file::FILE,
     &file::HOST_DEVICE,
     &file::HOST_CDROM,
+    &nbd::NBD,
     &null::NULL_CO,
     &null::NULL_AIO,
 ]);

@@ -156,16 +156,13 @@ fn offset(cli: &Cli) -> Result<u64> {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
     };
-    number
-        .filter(|n| *n <= i64::MAX.unsigned_abs())
-        .ok_or_else(|| Error::invalid(format!("Invalid offset '{text}'")).with_hint(size_hint(text)))
-}
-
-fn size_hint(text: &str) -> String {
-    match size::parse(text) {
-        Ok(bytes) => format!("The offset is in bytes, without a suffix: {bytes}"),
-        Err(_) => "The offset is in bytes.".to_owned(),
-    }
+    number.filter(|n| *n <= i64::MAX.unsigned_abs()).ok_or_else(|| {
+        let error = Error::invalid(format!("Invalid offset '{text}'"));
+        match size::parse(text) {
+            Ok(bytes) => error.with_hint(format!("The offset is in bytes, without a suffix: {bytes}")),
+            Err(_) => error,
+        }
+    })
 }
 
 /// What is asked for and not built into this program.
@@ -220,8 +217,7 @@ fn list(cli: &Cli) -> Result<Job> {
     let per_export = cli.export_name.is_some()
         || cli.description.is_some()
         || cli.offset.is_some()
-        || cli.allocation_depth
-        || cli.read_only;
+        || cli.allocation_depth;
     if per_export {
         return Err(Error::invalid("List mode is incompatible with per-device settings"));
     }

@@ -88,7 +88,11 @@ fn listeners(from: &Listen) -> Result<Vec<Listener>> {
 
 fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
     let image = open_image(env, job)?;
+    let probed = job.format.is_none() && matches!(job.source, Source::Name(_));
+    let guessed_raw = probed && image.node().name().driver == "raw" && !image.is_read_only();
     let mut export = Export::new(&job.name, image, job.offset)?;
+    // As the tool we stand in for: what was guessed to be raw is served by whole sectors.
+    export.min_block = if guessed_raw { 512 } else { 1 };
     export.description = job.description.clone();
     export.shared = shared;
     if job.allocation_depth {

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod nbd;
 pub mod random;
 
 use std::ffi::OsStr;

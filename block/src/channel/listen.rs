@@ -7,8 +7,9 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage,
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 /// The first descriptor a service manager passes (`sd_listen_fds(3)`).
 const FIRST_ACTIVATED: RawFd = 3;
@@ -42,6 +43,7 @@ impl Listener {
         match address {
             Address::Inet { .. } => Self::bind_inet(address),
             Address::Unix(path) => {
+                remove_abandoned(path);
                 let listener = UnixListener::bind(path).context(failed)?;
                 Ok(vec![Self::new(listener.into(), Some(path.clone()))?])
             }
@@ -98,6 +100,17 @@ impl Listener {
     }
 }
 
+/// Removes a socket nobody listens on any more: what a server that was killed leaves behind.
+fn remove_abandoned(path: &Path) {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused =
+        || UnixStream::connect(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
+    if is_socket && refused() {
+        // If that fails, so does binding, which says why.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 fn peer_name(socket: &Socket) -> String {
     match socket::getpeername::<SockaddrStorage>(socket.as_fd().as_raw_fd()) {
         Ok(name) if name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some() => name.to_string(),
@@ -140,4 +153,22 @@ pub fn activated() -> Result<Vec<Listener>> {
     let count = number("LISTEN_FDS").unwrap_or(0);
     let fds = FIRST_ACTIVATED..FIRST_ACTIVATED.saturating_add(count);
     fds.map(|fd| Listener::new(crate::sys::inherited_socket(fd)?, None)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_socket_is_replaced_and_one_in_use_is_not() {
+        let name = format!("blockimg-listen-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        drop(UnixListener::bind(&path).unwrap());
+        let address = Address::Unix(path.clone());
+        let first = Listener::bind(&address).unwrap();
+        let error = Listener::bind(&address).unwrap_err();
+        assert!(error.to_string().ends_with("Address already in use"), "{error}");
+        drop(first);
+        assert!(!path.exists());
+    }
 }

@@ -4,5 +4,6 @@
 //! [`Transport`](crate::channel::Transport). The specification is `doc/proto.md` of the NBD project, with its branch
 //! `extension-ext-header`.
 
+pub mod client;
 pub mod server;
 pub mod wire;

@@ -3,4 +3,5 @@
 pub mod existing;
 pub mod file;
 pub mod memory;
+pub mod nbd;
 pub mod null;

@@ -295,8 +295,7 @@ impl Connection {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         for (i, context) in contexts.iter().enumerate() {
-            let range = self.session.export.locate(range);
-            let list = status::extents(&self.session.export.image, *context, range, one)?;
+            let list = status::extents(&self.session.export, *context, range, one)?;
             reply.status(*context, &list, i + 1 == contexts.len(), out);
         }
         if contexts.is_empty() {

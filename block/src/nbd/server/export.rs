@@ -45,6 +45,8 @@ pub struct Export {
     pub contexts: Vec<MetaContext>,
     /// Several clients may use it at the same time.
     pub shared: bool,
+    /// Clients are asked to align to this many bytes (a power of two), and told of nothing smaller.
+    pub min_block: u32,
     base: u64,
     size: u64,
     read_only: bool,
@@ -68,6 +70,7 @@ impl Export {
             image,
             contexts: vec![MetaContext::Allocation],
             shared: false,
+            min_block: 1,
             base,
             size,
             read_only,
@@ -105,7 +108,7 @@ impl Export {
 
     /// Minimum, preferred and maximum block size in bytes.
     pub fn block_sizes(&self) -> [u32; 3] {
-        let align = self.image.limits().request_align;
+        let align = self.image.limits().request_align.max(self.min_block);
         // From an odd offset on, nothing is aligned for the client either.
         let min = if self.base.is_multiple_of(align.into()) { align } else { 1 };
         [min, min.max(4096), MAX_PAYLOAD]

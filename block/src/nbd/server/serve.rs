@@ -43,7 +43,7 @@ pub struct ServerOptions {
 }
 
 /// Tells of what went wrong with a client.
-pub type Log = Box<dyn Fn(&str)>;
+pub(super) type Log = Box<dyn Fn(&str)>;
 
 /// A server.
 pub struct Server {

@@ -1,25 +1,35 @@
 //! What a range is, in the terms of a meta context.
 
 use super::super::wire::{STATE_HOLE, STATE_ZERO};
-use super::MetaContext;
+use super::{Export, MetaContext};
 use crate::extents::{Extent, Extents};
-use crate::{Image, Result, Want};
+use crate::{Result, Want};
 use std::ops::Range;
 
 /// The most extents in one answer; clients ask again for the rest.
 const MAX_EXTENTS: usize = 1 << 15;
 
-/// The extents of `range` as (length, flags), neighbours with equal flags merged; at most one when `one`.
+/// The extents of `range` of an export as (length, flags), neighbours with equal flags merged; at most one when `one`. A
+/// block that is not all of one kind is of the first kind in it.
 pub(super) fn extents(
-    image: &Image,
+    export: &Export,
     context: MetaContext,
-    range: Range<u64>,
+    range: &Range<u64>,
     one: bool,
 ) -> Result<Vec<(u64, u64)>> {
     let limit = if one { 1 } else { MAX_EXTENTS };
     let mut list: Vec<(u64, u64)> = Vec::new();
-    for extent in Extents::new(image.node(), range, Want::Exact) {
-        let extent = extent?;
+    let located = export.locate(range);
+    let block = u64::from(export.min_block);
+    let mut done = located.start;
+    for extent in Extents::new(export.image.node(), located.clone(), Want::Exact) {
+        let mut extent = extent?;
+        let end = (extent.start + extent.len).next_multiple_of(block).min(located.end);
+        if end <= done {
+            continue;
+        }
+        extent.len = end - done;
+        done = end;
         let flags = flags(context, &extent);
         let full = list.len() == limit;
         match list.last_mut() {

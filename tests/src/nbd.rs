@@ -1,0 +1,102 @@
+//! NBD servers for tests: started, waited for, and ended with the test.
+
+use crate::Whose;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A server on a Unix socket.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Server {
+    /// `nbd-server` or `qemu-nbd` with these arguments, in `dir`.
+    pub fn start(whose: Whose, dir: &Path, args: &[&str]) -> Self {
+        let socket = dir.join("nbd.sock");
+        let mut command = whose.command("qemu-nbd");
+        command.arg("-k").arg(&socket).args(args).current_dir(dir);
+        Self::spawn(command, socket)
+    }
+
+    /// `nbdkit` with these arguments, in `dir`.
+    pub fn nbdkit(dir: &Path, args: &[&str]) -> Self {
+        let socket = dir.join("nbd.sock");
+        let mut command = Command::new("nbdkit");
+        command.args(["-f", "-U"]).arg(&socket).args(args).current_dir(dir);
+        Self::spawn(command, socket)
+    }
+
+    fn spawn(mut command: Command, socket: PathBuf) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut server = Server { child, socket };
+        while !server.socket.exists() {
+            let ended = server.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "{command:?} ended: {ended:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    /// The URI of an export.
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.socket.display())
+    }
+
+    /// A connection of one's own making.
+    ///
+    /// # Panics
+    /// Nobody listens.
+    pub fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).expect("the server listens")
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A line of the process's status, such as `VmHWM`: its number.
+    ///
+    /// # Panics
+    /// The process is gone.
+    pub fn status(&self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(path).expect("the server runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("the key exists");
+        line.split_whitespace().find_map(|word| word.parse().ok()).expect("a number")
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    /// The process is gone.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// Asks it to end and waits; its exit status.
+    ///
+    /// # Panics
+    /// It cannot be asked.
+    pub fn stop(mut self) -> Option<i32> {
+        let asked = Command::new("kill").arg(self.pid().to_string()).status();
+        assert!(asked.expect("kill exists").success());
+        self.child.wait().expect("a child can be waited for").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
