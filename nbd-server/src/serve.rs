@@ -100,11 +100,11 @@ fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
 fn open_image(env: Env<'_>, job: &ExportJob) -> Result<Image> {
     let failed = || format!("Failed to blk_new_open '{}'", job.source.text());
     if let (Source::Name(name), None) = (&job.source, &job.format) {
-        let image = graph::open_source(env, &job.source, None, job.flags).context(failed)?;
+        let image = graph::open_unnamed(env, &job.source, None, job.flags).context(failed)?;
         warn_of_probing(name, &image);
         return Ok(image);
     }
-    graph::open_source(env, &job.source, job.format.as_deref(), job.flags).context(failed)
+    graph::open_unnamed(env, &job.source, job.format.as_deref(), job.flags).context(failed)
 }
 
 /// A guest that can write the first sector of a raw image can make it look like another format.

@@ -240,7 +240,7 @@ fn fill(file: Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
     image.lock().allocate(3)?;
     image.write_full_header(None)?;
     if plan.size > 0 {
-        let to = Resize { size: plan.size, prealloc: plan.prealloc };
+        let to = Resize { size: plan.size, prealloc: plan.prealloc, exact: false };
         image.grow_new(to).context(|| "Could not resize image")?;
     }
     if plan.header.backing_file.is_some() {

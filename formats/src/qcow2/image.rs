@@ -13,7 +13,7 @@ use crate::mapped::{
     Found, GuestOffset, HostOffset, Lease, MappedFormat, PayloadCipher, Reader, Reservation,
 };
 use block::{
-    Child, Error, Event, FormatInfo, Level, Limits, Prealloc, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
+    Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,7 +143,7 @@ impl Qcow2 {
         let end = self.geometry.round_up(meta.file_end);
         // Data was written up to there in effect; past the end of the file, zeroes need not be sent.
         if meta.writable && self.file.len()? < end {
-            self.file.truncate(Resize { size: end, prealloc: Prealloc::Off })?;
+            self.file.truncate(Resize::to(end))?;
         }
         meta.file_end = 0;
         Ok(())

@@ -73,13 +73,13 @@ impl Qcow2 {
         if let Some(data) = &self.data_file
             && meta.header.raw_data_file()
         {
-            data.truncate(Resize { size, prealloc: Prealloc::Off })?;
+            data.truncate(Resize::to(size))?;
         }
         meta.shrink_reftable().context(|| "Failed to discard unused refblocks")?;
         self.write_back(&mut meta)?;
         let end = meta.last_used_cluster(self.file.len()?)?.0 + 1;
         if end << g.cluster_bits < self.file.len()? {
-            self.file.truncate(Resize { size: end << g.cluster_bits, prealloc: Prealloc::Off })?;
+            self.file.truncate(Resize::to(end << g.cluster_bits))?;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Qcow2 {
             None => (&self.file, g.round_up(end)),
         };
         if child.len()? < end {
-            child.truncate(Resize { size: end, prealloc: in_file })?;
+            child.truncate(Resize { size: end, prealloc: in_file, exact: false })?;
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Qcow2 {
             .context(|| "Failed to resize refcount structures")?;
         let end = (start + clusters) << g.cluster_bits;
         self.file
-            .truncate(Resize { size: end, prealloc: mode })
+            .truncate(Resize { size: end, prealloc: mode, exact: false })
             .context(|| "Failed to resize underlying file")?;
         let first = g.round_up(guest.start);
         for i in 0..clusters {
