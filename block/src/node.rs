@@ -14,7 +14,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, Guard};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Image lengths are multiples of this many bytes: a file's last, partial sector reads as if zeroes followed.
 pub const SECTOR: u64 = 512;
@@ -89,6 +89,8 @@ pub(crate) struct State {
 pub struct Node {
     state: ArcSwap<State>,
     name: NodeName,
+    /// What the parent does with it, and lets others do.
+    perms: Mutex<Perms>,
     inflight: InFlight,
     pool: Pool,
 }
@@ -101,7 +103,8 @@ impl Node {
 
     pub(crate) fn with_state(state: State, name: NodeName) -> Arc<Self> {
         let state = ArcSwap::from_pointee(state);
-        Arc::new(Node { state, name, inflight: InFlight::default(), pool: Pool::new() })
+        let perms = Mutex::new(Perms { own: Perm::empty(), shared: Perm::all() });
+        Arc::new(Node { state, name, perms, inflight: InFlight::default(), pool: Pool::new() })
     }
 
     /// What holds until the node is reopened; requests that began before may go on with what they have.
@@ -109,10 +112,14 @@ impl Node {
         self.state.load()
     }
 
-    /// Replaces the driver, with nothing in flight.
+    /// Replaces the driver.
     pub(crate) fn replace(&self, state: State) {
-        let _quiesced = self.drain();
         self.state.store(Arc::new(state));
+    }
+
+    /// What was permitted last.
+    pub(crate) fn perms(&self) -> Perms {
+        *self.perms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How this node is called.
@@ -168,7 +175,9 @@ impl Node {
                 "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
             ));
         }
-        self.state().driver.permit(perms)
+        self.state().driver.permit(perms)?;
+        *self.perms.lock().unwrap_or_else(PoisonError::into_inner) = perms;
+        Ok(())
     }
 
     /// What the format says about itself.
@@ -500,8 +509,8 @@ impl Node {
     /// # Errors
     /// `Unsupported` where the format has no check; otherwise the check could not be done.
     pub fn check(&self, repair: Repair, report: &mut dyn FnMut(&str)) -> Result<CheckResult> {
-        let check = self
-            .state()
+        let state = self.state();
+        let check = state
             .driver
             .check()
             .ok_or_else(|| Error::unsupported("This image format does not support checks"))?;

@@ -236,7 +236,7 @@ impl CreateCtx<'_> {
     pub fn open_file(&self) -> Result<Child> {
         let flags = OpenFlags { writable: true, resize: true, ..OpenFlags::default() };
         let perms = Perms { own: Perm::READ | Perm::WRITE | Perm::RESIZE, shared: Perm::all() };
-        let opener = Opener { env: self.env, flags, perms, depth: 1 };
+        let opener = Opener { env: self.env, flags, perms, depth: 1, probed: false };
         let mut options = Options::new();
         options.set("driver", self.protocol.name)?;
         let node = opener.open_protocol(self.filename, options)?;

@@ -1,8 +1,9 @@
 //! Opening: resolve the name, open the protocol, probe, open the format.
 
 use super::name::json_name;
+use super::reopen::Opened;
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
-use crate::node::{DetectZeroes, NodeFlags, NodeName};
+use crate::node::{DetectZeroes, NodeName, State};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
@@ -119,7 +120,7 @@ pub fn open_node(
     options: Options,
     flags: OpenFlags,
 ) -> Result<Arc<Node>> {
-    Opener { env, flags, perms: flags.perms(), depth: 0 }.open(
+    Opener { env, flags, perms: flags.perms(), depth: 0, probed: false }.open(
         filename.map(str::to_owned),
         options,
         Layer::Any,
@@ -136,7 +137,7 @@ pub(super) fn open_child(
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
-    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth };
+    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth, probed: false };
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
@@ -153,7 +154,7 @@ pub(super) fn open_child(
 }
 
 /// How the nodes below one with these flags are opened: what is discarded there is the upper node's decision.
-fn below(flags: OpenFlags) -> OpenFlags {
+pub(super) fn below(flags: OpenFlags) -> OpenFlags {
     OpenFlags { discard: true, ..flags }
 }
 
@@ -177,12 +178,14 @@ pub(super) struct Opener<'a> {
     pub(super) flags: OpenFlags,
     pub(super) perms: Perms,
     pub(super) depth: u32,
+    /// Nobody named the driver; it was guessed from the contents.
+    pub(super) probed: bool,
 }
 
 /// Options every node takes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct Common {
+pub(super) struct Common {
     node_name: Option<String>,
     read_only: Option<bool>,
     auto_read_only: Option<bool>,
@@ -191,6 +194,12 @@ struct Common {
     detect_zeroes: Option<String>,
     cache: CacheSwitches,
     active: Option<bool>,
+    /// All of them, as they were given.
+    #[serde(skip)]
+    given: Options,
+    /// What the node would be opened with if none of them were.
+    #[serde(skip)]
+    inherited: OpenFlags,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -200,7 +209,8 @@ struct CacheSwitches {
     no_flush: Option<bool>,
 }
 
-const COMMON: [&str; 8] = [
+/// The names of the options every node takes.
+pub(super) const COMMON: [&str; 8] = [
     "node-name",
     "read-only",
     "auto-read-only",
@@ -235,7 +245,7 @@ impl Opener<'_> {
         }
     }
 
-    fn take_common(&mut self, options: &mut Options) -> Result<Common> {
+    pub(super) fn take_common(&mut self, options: &mut Options) -> Result<Common> {
         let mut tree = Options::new();
         for key in COMMON {
             if let Some(value) = options.take(key) {
@@ -245,7 +255,7 @@ impl Opener<'_> {
                 }
             }
         }
-        let common: Common = tree.parse()?;
+        let common = Common { given: tree.clone(), inherited: self.flags, ..tree.parse()? };
         let flags = &mut self.flags;
         flags.writable &= !common.read_only.unwrap_or(false);
         flags.force_share |= common.force_share.unwrap_or(false);
@@ -299,7 +309,12 @@ impl Opener<'_> {
     }
 
     /// Opens the protocol, looks at what is there, and puts the format on it.
-    fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
+    fn probed(
+        mut self,
+        filename: Option<String>,
+        mut options: Options,
+        common: &Common,
+    ) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
             None | Some(ChildSource::Nothing) => {
                 return Err(Error::invalid("Must specify either driver or file"));
@@ -312,13 +327,14 @@ impl Opener<'_> {
             Some(ChildSource::Describe { filename, options }) => {
                 let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
                 let flags = below(self.flags);
-                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1 };
+                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1, probed: false };
                 opener.open(filename, options, Layer::Protocol)?
             }
         };
         let row = probe(self.env, &below)?;
         let mut children = take_children(row, None, &mut options);
         children.insert("file", ChildSource::Opened(below));
+        self.probed = true;
         self.finish(row, options, children, common)
     }
 
@@ -329,9 +345,9 @@ impl Opener<'_> {
         children: BTreeMap<&'static str, ChildSource>,
         common: &Common,
     ) -> Result<Arc<Node>> {
-        let Opener { env, flags, perms, depth } = self;
+        let Opener { env, flags, perms, depth, probed } = self;
         let mut ctx =
-            OpenCtx { env, flags, perms, driver: row, options, children, depth, opened: Vec::new() };
+            OpenCtx { env, flags, perms, driver: row, probed, options, children, depth, opened: Vec::new() };
         let driver = (row.open)(&mut ctx)?;
         if let Some(role) = ctx.children.keys().next() {
             return Err(Error::invalid(format!(
@@ -340,13 +356,10 @@ impl Opener<'_> {
             )));
         }
         let name = node_name(row, &ctx.options, &ctx.opened, common);
-        let node_flags = NodeFlags {
-            read_only: !flags.writable,
-            force_share: flags.force_share,
-            discard: flags.discard,
-            detect_zeroes: flags.detect_zeroes,
-        };
-        let node = Node::new(driver, name, node_flags);
+        let OpenCtx { options, .. } = ctx;
+        let opened =
+            Opened { row, options, common: common.given.clone(), inherited: common.inherited, depth };
+        let node = Node::with_state(State { driver, flags: flags.for_node(), opened: Some(opened) }, name);
         node.permit(perms)?;
         Ok(node)
     }

@@ -2,8 +2,8 @@
 
 use super::{GuestOffset, MappedFormat, Place, Reader};
 use block::{
-    Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Quiesced,
-    Resize, Result, Want, WriteFlags, ZeroFlags,
+    Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
+    Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,7 +55,11 @@ impl<F: MappedFormat> Driver for Mapped<F> {
             Place::Zero(_) => MapKind::Zero,
             Place::Absent(_) => MapKind::Absent,
         };
-        let mapping = Mapping { kind, compressed: matches!(found.place, Place::Compressed(..)), ..Mapping::data(found.len) };
+        let mapping = Mapping {
+            kind,
+            compressed: matches!(found.place, Place::Compressed(..)),
+            ..Mapping::data(found.len)
+        };
         let encrypted = self.format.cipher().is_some();
         let host = match found.place {
             Place::Stored(host) | Place::Zero(Some(host)) if !encrypted => host,

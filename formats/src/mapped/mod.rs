@@ -132,7 +132,12 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// Finds room for a write of `len` bytes at `at`, or for the beginning of it. `after` is where the previous
     /// stretch of the same request ended.
-    fn reserve(&self, at: GuestOffset, len: u64, after: Option<HostOffset>) -> Result<Reservation<Self::Token>>;
+    fn reserve(
+        &self,
+        at: GuestOffset,
+        len: u64,
+        after: Option<HostOffset>,
+    ) -> Result<Reservation<Self::Token>>;
 
     /// Makes what was written under a lease visible.
     fn commit(&self, lease: Lease<Self::Token>) -> Result<()>;
@@ -166,5 +171,4 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// What `info` prints.
     fn info(&self) -> FormatInfo;
-
 }

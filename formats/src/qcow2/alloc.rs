@@ -3,7 +3,7 @@
 //! A cluster is free when its refcount is 0. Where a refcount block is missing, one is made first, and the search then
 //! starts over at the same place: the block may have taken what the search had found.
 
-use super::meta::{Meta, FreedBy};
+use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::refcount::{self, Change};
 use crate::mapped::{ClusterIndex, HostOffset};
@@ -27,7 +27,9 @@ impl Meta {
     pub(super) fn allocate(&mut self, count: u64) -> Result<HostOffset> {
         loop {
             let run = self.find_free(count)?;
-            if self.pending.lowest_freed().is_some_and(|lowest| lowest.0 < run.end) && self.release_pending()? {
+            if self.pending.lowest_freed().is_some_and(|lowest| lowest.0 < run.end)
+                && self.release_pending()?
+            {
                 continue;
             }
             if self.prepare_blocks(&run)? == Ready::Yes {
@@ -111,7 +113,8 @@ impl Meta {
     /// Sees to it that every cluster of `run` has a refcount block.
     fn prepare_blocks(&mut self, run: &Range<u64>) -> Result<Ready> {
         let g = self.geometry;
-        let tables = g.count_place(ClusterIndex(run.start)).table..=g.count_place(ClusterIndex(run.end - 1)).table;
+        let tables =
+            g.count_place(ClusterIndex(run.start)).table..=g.count_place(ClusterIndex(run.end - 1)).table;
         for table in tables {
             if self.refblock(table).is_none() {
                 // Of the run, what comes before the missing block counts as taken.

@@ -15,7 +15,8 @@ pub(super) fn compress(method: Compression, cluster: &[u8]) -> Result<Option<Vec
     let mut out = Vec::with_capacity(cluster.len() - 1);
     let done = match method {
         Compression::Zlib => {
-            let mut deflate = Compress::new_with_window_bits(flate2::Compression::default(), false, WINDOW_BITS);
+            let mut deflate =
+                Compress::new_with_window_bits(flate2::Compression::default(), false, WINDOW_BITS);
             let status = deflate.compress_vec(cluster, &mut out, FlushCompress::Finish);
             matches!(status, Ok(Status::StreamEnd))
         }

@@ -25,9 +25,19 @@ const fn option(
 
 /// In the order in which `create` prints them.
 static OPTIONS: [CreateOption; 21] = [
-    option("encryption", CreateKind::Bool, "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", None),
+    option(
+        "encryption",
+        CreateKind::Bool,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+        None,
+    ),
     option("encrypt.format", CreateKind::Str, "Encrypt the image, format choices: 'aes', 'luks'", None),
-    option("encrypt.key-secret", CreateKind::Str, "ID of secret providing qcow AES key or LUKS passphrase", None),
+    option(
+        "encrypt.key-secret",
+        CreateKind::Str,
+        "ID of secret providing qcow AES key or LUKS passphrase",
+        None,
+    ),
     option("encrypt.cipher-alg", CreateKind::Str, "Name of encryption cipher algorithm", None),
     option("encrypt.cipher-mode", CreateKind::Str, "Name of encryption cipher mode", None),
     option("encrypt.ivgen-alg", CreateKind::Str, "Name of IV generator algorithm", None),
@@ -36,8 +46,18 @@ static OPTIONS: [CreateOption; 21] = [
     option("encrypt.iter-time", CreateKind::Num, "Time to spend in PBKDF in milliseconds", None),
     option("cluster_size", CreateKind::Size, "qcow2 cluster size", Some("65536")),
     option("extended_l2", CreateKind::Bool, "Extended L2 tables", Some("off")),
-    option("preallocation", CreateKind::Str, "Preallocation mode (allowed values: off, metadata, falloc, full)", None),
-    option("compression_type", CreateKind::Str, "Compression method used for image cluster compression", Some("zlib")),
+    option(
+        "preallocation",
+        CreateKind::Str,
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+        None,
+    ),
+    option(
+        "compression_type",
+        CreateKind::Str,
+        "Compression method used for image cluster compression",
+        Some("zlib"),
+    ),
     option("size", CreateKind::Size, "Virtual disk size", None),
     option("compat", CreateKind::Str, "Compatibility level (v2 [0.10] or v3 [1.1])", None),
     option("backing_file", CreateKind::Str, "File name of a base image", None),
@@ -167,7 +187,9 @@ fn geometry(given: &Given, version: Version) -> Result<Geometry> {
         ));
     }
     if given.extended_l2 && size < 16384 {
-        return Err(Error::invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes"));
+        return Err(Error::invalid(
+            "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+        ));
     }
     let bits = given.refcount_bits;
     if bits > 64 || !bits.is_power_of_two() {
@@ -227,14 +249,8 @@ fn lay_out(file: &Child, plan: &Plan) -> Result<()> {
 
 /// Opens the smallest image and makes it what was asked for.
 fn fill(file: Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
-    let parts = Parts {
-        file: file.clone(),
-        data_file,
-        backing: None,
-        cipher: None,
-        writable: true,
-        discard: false,
-    };
+    let parts =
+        Parts { file: file.clone(), data_file, backing: None, cipher: None, writable: true, discard: false };
     let header = Header { backing_file: None, ..plan.header.clone() };
     let image = open::over(header, parts)?;
     image.lock().allocate(3)?;

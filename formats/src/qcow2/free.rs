@@ -3,7 +3,7 @@
 //! A cluster that is given up waits here, its refcount unchanged, until the L2 table that lost it is on stable storage
 //! and nobody reads from it (its pin count is zero). Only then is it counted down, and discarded if nothing is left.
 
-use super::meta::{Meta, FreedBy};
+use super::meta::{FreedBy, Meta};
 use super::refcount::Change;
 use crate::mapped::{ClusterIndex, HostOffset};
 use block::Result;

@@ -216,7 +216,13 @@ impl Header {
         }
         check_table(self.reftable.offset, reftable_bytes, MAX_REFTABLE_BYTES, g, "Reference count table")?;
         let least_snapshot = u64::from(self.snapshots.count) * 40;
-        check_table(self.snapshots.offset, least_snapshot, u64::from(MAX_SNAPSHOTS) * 40, g, "Snapshot table")?;
+        check_table(
+            self.snapshots.offset,
+            least_snapshot,
+            u64::from(MAX_SNAPSHOTS) * 40,
+            g,
+            "Snapshot table",
+        )?;
         check_table(self.l1.offset, u64::from(self.l1.count) * 8, MAX_L1_BYTES, g, "Active L1 table")?;
         let needed = g.l1_entries(self.size);
         if needed > i32::MAX as u64 {

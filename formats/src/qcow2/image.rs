@@ -66,7 +66,12 @@ impl Qcow2 {
 
     /// Takes the lock when the first cluster at `at` is not leased and its L2 slice is loaded; gives how many of the
     /// `len` bytes come before the next lease.
-    pub(super) fn ready(&self, at: GuestOffset, len: u64, who: Reader) -> Result<(MutexGuard<'_, Meta>, u64)> {
+    pub(super) fn ready(
+        &self,
+        at: GuestOffset,
+        len: u64,
+        who: Reader,
+    ) -> Result<(MutexGuard<'_, Meta>, u64)> {
         let mut meta = self.lock();
         loop {
             let clear = match who {
@@ -92,7 +97,9 @@ impl Qcow2 {
         mut meta: MutexGuard<'a, Meta>,
         slice: HostOffset,
     ) -> Result<MutexGuard<'a, Meta>> {
-        let Some(ticket) = meta.caches.tables(Tables::L2).begin_load(slice) else { return Ok(self.wait(meta)) };
+        let Some(ticket) = meta.caches.tables(Tables::L2).begin_load(slice) else {
+            return Ok(self.wait(meta));
+        };
         let mut bytes = vec![0; meta.caches.tables(Tables::L2).table_len()].into_boxed_slice();
         drop(meta);
         self.file.node().event(Event("l2_load"));
@@ -166,6 +173,7 @@ impl MappedFormat for Qcow2 {
             discard_granularity: cluster,
             zero_init: self.zero_init(),
             cluster_size: Some(cluster),
+            write_flags: WriteFlags::COMPRESSED,
             ..Limits::default()
         }
     }

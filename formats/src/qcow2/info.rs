@@ -15,10 +15,13 @@ impl Qcow2 {
         let mut data = Map::new();
         let mut set = |key: &str, value: Value| drop(data.insert(key.to_owned(), value));
         set("compat", json!(if v3 { "1.1" } else { "0.10" }));
-        set("compression-type", json!(match header.compression {
-            Compression::Zlib => "zlib",
-            Compression::Zstd => "zstd",
-        }));
+        set(
+            "compression-type",
+            json!(match header.compression {
+                Compression::Zlib => "zlib",
+                Compression::Zstd => "zstd",
+            }),
+        );
         if v3 {
             set("lazy-refcounts", json!(header.compatible.contains(Compatible::LAZY_REFCOUNTS)));
         }

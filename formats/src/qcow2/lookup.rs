@@ -29,7 +29,8 @@ impl Meta {
         let mut run: Option<Run> = None;
         let mut problem = None;
         for (i, entry) in self.l2_entries(place, wanted)?.enumerate() {
-            let start = if i == 0 { at } else { GuestOffset(g.round_down(at.0) + ((i as u64) << g.cluster_bits)) };
+            let start =
+                if i == 0 { at } else { GuestOffset(g.round_down(at.0) + ((i as u64) << g.cluster_bits)) };
             match extend(&mut run, start, entry, g, external) {
                 Ok(More::Yes) => {}
                 Ok(More::No) => break,

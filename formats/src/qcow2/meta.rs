@@ -177,7 +177,9 @@ impl Meta {
         let Some(table) = entry::l2_table(self.l1_entry(at)) else { return Ok(None) };
         if self.geometry.within(table.0) != 0 {
             let l1_index = self.geometry.l1_index(at);
-            return Err(self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {l1_index:#x})")));
+            return Err(
+                self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {l1_index:#x})"))
+            );
         }
         Ok(Some(self.place_in(table, at)))
     }

@@ -50,14 +50,8 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let data_file = open_data_file(ctx, &header, perms)?;
     let cipher = super::crypt::open(ctx, &options, &header, &file)?;
     let backing = ctx.backing(header.backing_file.as_deref(), header.extensions.backing_format.as_deref())?;
-    let parts = Parts {
-        file,
-        data_file,
-        backing,
-        cipher,
-        writable: ctx.flags.writable,
-        discard: ctx.flags.discard,
-    };
+    let parts =
+        Parts { file, data_file, backing, cipher, writable: ctx.flags.writable, discard: ctx.flags.discard };
     let image = Qcow2::new(header, parts, &options)?;
     image.begin_use(ctx.flags.repair)?;
     Ok(Box::new(Mapped::new(image)))
@@ -211,8 +205,10 @@ fn caches(header: &Header, options: &Qcow2Options) -> Result<(TableCache, TableC
     let default_slice = if max < cover { SMALL_SLICE.min(g.cluster_size()) } else { g.cluster_size() };
     let slice = size(&options.l2_cache_entry_size).unwrap_or(default_slice);
     if slice < 512 || slice > g.cluster_size() || !slice.is_power_of_two() {
-        return Err(Error::invalid("L2 cache entry size must be a power of two between 512 and the cluster size (")
-            .context(format!("{})", g.cluster_size())));
+        return Err(Error::invalid(
+            "L2 cache entry size must be a power of two between 512 and the cluster size (",
+        )
+        .context(format!("{})", g.cluster_size())));
     }
     let slice_len = usize::try_from(slice).unwrap_or(usize::MAX);
     let l2 = TableCache::new(slice_len, max.min(cover).max(2 * slice));

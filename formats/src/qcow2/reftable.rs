@@ -2,7 +2,7 @@
 
 use super::geometry::Geometry;
 use super::header::{MAX_REFTABLE_BYTES, Table, field};
-use super::meta::{Meta, FreedBy};
+use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::refcount;
 use crate::mapped::{ClusterIndex, HostOffset};
@@ -72,7 +72,10 @@ impl Meta {
             return Err(Error::from_errno(nix::libc::EFBIG));
         }
         let mut table = self.reftable.clone();
-        table.resize(usize::try_from(len).map_err(|_| Error::from_errno(nix::libc::EFBIG))?.max(table.len()), 0);
+        table.resize(
+            usize::try_from(len).map_err(|_| Error::from_errno(nix::libc::EFBIG))?.max(table.len()),
+            0,
+        );
         if let Some((index, block)) = extra {
             *entry(&mut table, index)? = block.0;
         }

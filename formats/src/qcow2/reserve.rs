@@ -71,7 +71,9 @@ impl Meta {
             let offset = g.round_down(start) - g.round_down(at.0);
             let same = match (first, way) {
                 (None, _) => true,
-                (Some(Way::InPlace(a)), Way::InPlace(b)) | (Some(Way::Kept(a)), Way::Kept(b)) => a.plus(offset) == b,
+                (Some(Way::InPlace(a)), Way::InPlace(b)) | (Some(Way::Kept(a)), Way::Kept(b)) => {
+                    a.plus(offset) == b
+                }
                 (Some(Way::Fresh), Way::Fresh) => true,
                 _ => false,
             };

@@ -126,7 +126,8 @@ pub(super) fn read_table(file: &Child, header: &Header) -> Result<SnapshotTable>
             }
             window.resize(read + 65536, 0);
             let at = header.snapshots.offset + table.bytes + read as u64;
-            file.read_exact(at, &mut window[read..]).map_err(|e| e.context("Failed to read snapshot table"))?;
+            file.read_exact(at, &mut window[read..])
+                .map_err(|e| e.context("Failed to read snapshot table"))?;
         };
         check_extra(&window[start..], index)?;
         start += entry.1.min(window.len() - start);

@@ -51,7 +51,8 @@ impl Qcow2 {
         let g = self.geometry;
         let mut at = range.start;
         while at < range.end {
-            let (mut meta, clear) = self.ready(GuestOffset(at), range.end - at, crate::mapped::Reader::Request)?;
+            let (mut meta, clear) =
+                self.ready(GuestOffset(at), range.end - at, crate::mapped::Reader::Request)?;
             meta.check_writable()?;
             let left = g.l2_coverage() - at % g.l2_coverage();
             let stop = at + clear.min(left).min(1 << 30);

@@ -2,7 +2,7 @@
 
 mod create;
 
-use block::graph::{DriverKind, DriverRow, OpenCtx};
+use block::graph::{DriverKind, DriverRow, DriverTable, OpenCtx, Probe, ReopenCtx};
 use block::{
     Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Perm, Perms, Quiesced, Resize,
     Result, SECTOR, Want, WriteFlags, ZeroFlags,
@@ -36,20 +36,38 @@ struct Raw {
     children: Arc<[Child]>,
     offset: u64,
     size: Option<u64>,
+    /// Drivers as which the image must not be recognised next time, because this time it was taken for raw.
+    guard: Option<DriverTable>,
 }
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: RawOptions = ctx.options()?;
-    let mut perms = ctx.perms;
-    if options.offset.is_some() || options.size.is_some() {
-        // The part must stay where it is.
-        perms = Perms { own: perms.own, shared: perms.shared - Perm::RESIZE };
+    let file = ctx.child("file", options.perms(ctx.perms))?;
+    let mut raw = Raw::new(file, &options)?;
+    if ctx.probed && ctx.flags.writable {
+        ctx.warn(&probing_warning(&raw.file.node().name().filename));
+        raw.guard = Some(ctx.env.drivers);
     }
-    let file = ctx.child("file", perms)?;
-    let offset = options.offset.map_or(0, |o| o.0);
-    let size = options.size.map(|s| s.0);
-    check_part(&file, offset, size)?;
-    Ok(Box::new(Raw { children: Arc::from([file.clone()]), file, offset, size }))
+    Ok(Box::new(raw))
+}
+
+fn probing_warning(filename: &str) -> String {
+    format!(
+        "WARNING: Image format was not specified for '{filename}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+         restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n"
+    )
+}
+
+impl RawOptions {
+    /// What is wanted of the file by a parent that wants `perms`.
+    fn perms(&self, perms: Perms) -> Perms {
+        match (self.offset, self.size) {
+            (None, None) => perms,
+            // The part must stay where it is.
+            _ => Perms { own: perms.own, shared: perms.shared - Perm::RESIZE },
+        }
+    }
 }
 
 fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
@@ -71,6 +89,26 @@ fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
 }
 
 impl Raw {
+    fn new(file: Child, options: &RawOptions) -> Result<Self> {
+        let offset = options.offset.map_or(0, |o| o.0);
+        let size = options.size.map(|s| s.0);
+        check_part(&file, offset, size)?;
+        Ok(Raw { children: Arc::from([file.clone()]), file, offset, size, guard: None })
+    }
+
+    /// Refuses to make the first sector that of another format: whoever writes the image could then name files of the
+    /// host in it, and the next who has it probed would open them.
+    fn check_first_sector(&self, from: &IoVec<'_>) -> Result<()> {
+        let Some(drivers) = self.guard else { return Ok(()) };
+        let mut head = [0; SECTOR as usize];
+        let first = from.slice(0, head.len());
+        first.copy_to_slice(&mut head[..first.len()]);
+        match drivers.probe(&Probe { head: &head }) {
+            Some(row) if row.name != ROW.name => Err(Error::from_errno(nix::libc::EPERM)),
+            _ => Ok(()),
+        }
+    }
+
     fn shift(&self, at: u64) -> Result<u64> {
         at.checked_add(self.offset).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
     }
@@ -91,7 +129,12 @@ impl Driver for Raw {
     fn limits(&self) -> Limits {
         let below = self.file.node().limits();
         Limits {
-            request_align: if self.offset == 0 { below.request_align } else { 1 },
+            request_align: match self.guard {
+                // The first sector is judged as a whole.
+                Some(_) => below.request_align.max(SECTOR as u32),
+                None if self.offset == 0 => below.request_align,
+                None => 1,
+            },
             cluster_size: None,
             ..below
         }
@@ -110,6 +153,9 @@ impl Driver for Raw {
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        if at == 0 {
+            self.check_first_sector(from)?;
+        }
         self.file.node().write(self.shift(at)?, from, flags)
     }
 
@@ -132,6 +178,12 @@ impl Driver for Raw {
         let size =
             self.shift(to.size).map_err(|_| Error::invalid("Disk size too large for the chosen offset"))?;
         self.file.node().truncate(Resize { size, ..to })
+    }
+
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        let options: RawOptions = ctx.options(&["offset", "size"])?;
+        let file = ctx.child("file", options.perms(ctx.perms))?;
+        Ok(Box::new(Raw { guard: self.guard, ..Raw::new(file, &options)? }))
     }
 
     fn event(&self, event: Event) {
