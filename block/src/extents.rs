@@ -54,7 +54,8 @@ pub struct Extents {
     at: u64,
     end: u64,
     want: Want,
-    ahead: Option<Extent>,
+    /// What was found behind the run handed out last.
+    ahead: Option<Result<Extent>>,
 }
 
 impl Extents {
@@ -64,28 +65,16 @@ impl Extents {
     }
 
     /// The next run as the layers report it, not merged with what follows.
-    fn step(&mut self) -> Result<Option<Extent>> {
-        if let Some(extent) = self.ahead.take() {
-            return Ok(Some(extent));
-        }
+    fn step(&mut self) -> Option<Result<Extent>> {
         if self.at >= self.end {
-            return Ok(None);
+            return None;
         }
-        let extent = find(&self.top, self.at, self.end - self.at, self.want)?;
-        self.at += extent.len;
-        Ok(Some(extent))
-    }
-
-    fn merged(&mut self) -> Result<Option<Extent>> {
-        let Some(mut extent) = self.step()? else { return Ok(None) };
-        while let Some(next) = self.step()? {
-            if !extent.continues(&next) {
-                self.ahead = Some(next);
-                break;
-            }
-            extent.len += next.len;
+        let found = find(&self.top, self.at, self.end - self.at, self.want);
+        match &found {
+            Ok(extent) => self.at += extent.len,
+            Err(_) => self.at = self.end,
         }
-        Ok(Some(extent))
+        Some(found)
     }
 }
 
@@ -93,11 +82,19 @@ impl Iterator for Extents {
     type Item = Result<Extent>;
 
     fn next(&mut self) -> Option<Result<Extent>> {
-        let next = self.merged();
-        if next.is_err() {
-            (self.at, self.ahead) = (self.end, None);
+        let mut extent = match self.ahead.take().or_else(|| self.step())? {
+            Ok(extent) => extent,
+            failed => return Some(failed),
+        };
+        loop {
+            match self.step() {
+                Some(Ok(next)) if extent.continues(&next) => extent.len += next.len,
+                other => {
+                    self.ahead = other;
+                    return Some(Ok(extent));
+                }
+            }
         }
-        next.transpose()
     }
 }
 

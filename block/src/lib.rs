@@ -13,6 +13,7 @@ compile_error!("images are larger than a 32-bit address space");
 pub mod buffer;
 pub mod channel;
 pub mod check;
+pub mod compare;
 pub mod copy;
 mod driver;
 pub mod extents;

@@ -52,6 +52,8 @@ pub enum DetectZeroes {
 pub struct NodeFlags {
     /// No writes.
     pub read_only: bool,
+    /// The format is one that probing found.
+    pub guessed: bool,
     /// Others may do anything meanwhile, whatever the parent says.
     pub force_share: bool,
     /// Pass discards (and deallocating zero writes) on to the driver.
@@ -132,6 +134,11 @@ impl Node {
         self.state().flags.read_only
     }
 
+    /// Whether nobody named the format, so that probing chose it.
+    pub fn is_guessed(&self) -> bool {
+        self.state().flags.guessed
+    }
+
     /// Length in bytes, a multiple of [`SECTOR`].
     ///
     /// # Errors
@@ -163,19 +170,29 @@ impl Node {
     /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
     ///
     /// # Errors
-    /// Another process holds what is wanted, or wants what is not shared; or the last request unit is not whole, so
-    /// that writing to it would need the right to grow.
-    pub fn permit(&self, mut perms: Perms) -> Result<()> {
-        if self.state().flags.force_share {
+    /// Another process holds what is wanted, or wants what is not shared; a read-only node is to be written; or the last
+    /// request unit is not whole, so that writing to it would need the right to grow.
+    pub fn permit(&self, perms: Perms) -> Result<()> {
+        let state = self.state();
+        if state.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::RESIZE) {
+            return Err(Error::new(Kind::ReadOnly, "Block node is read-only").with_errno(nix::libc::EPERM));
+        }
+        self.permit_for(&state, perms)
+    }
+
+    /// Like [`Node::permit`], for what this node is or will be.
+    pub(crate) fn permit_for(&self, state: &State, mut perms: Perms) -> Result<()> {
+        if state.flags.force_share {
             perms.shared = Perm::all();
         }
         let grows = perms.own.contains(Perm::RESIZE) || !perms.own.contains(Perm::WRITE);
-        if !grows && !self.len()?.is_multiple_of(u64::from(self.limits().request_align)) {
+        let align = u64::from(state.driver.limits().request_align);
+        if !grows && !state.driver.len()?.next_multiple_of(SECTOR).is_multiple_of(align) {
             return Err(Error::invalid(
                 "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
             ));
         }
-        self.state().driver.permit(perms)?;
+        state.driver.permit(perms)?;
         *self.perms.lock().unwrap_or_else(PoisonError::into_inner) = perms;
         Ok(())
     }
@@ -501,6 +518,11 @@ impl Node {
     pub fn truncate(&self, to: Resize) -> Result<()> {
         let quiesced = self.drain();
         self.state().driver.truncate(&quiesced, to)
+    }
+
+    /// Whether the format has a consistency check.
+    pub fn has_check(&self) -> bool {
+        self.state().driver.check().is_some()
     }
 
     /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each

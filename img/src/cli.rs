@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use secret::options::size::{self, SizeError};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Create, convert, inspect, check and rescue disk images.
 #[derive(Debug, Parser)]
@@ -29,24 +30,39 @@ struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create an image
-    Create(command::create::CreateArgs),
+    /// Look for contradictions in an image, and mend them
+    Check(command::check::CheckArgs),
+    /// Say whether two images have the same contents
+    Compare(command::compare::CompareArgs),
     /// Copy images into a new or existing one, changing format and encryption
     Convert(command::convert::ConvertArgs),
+    /// Create an image
+    Create(command::create::CreateArgs),
+    /// Copy a part of an image into a new one
+    Dd(command::dd::DdArgs),
     /// Say what an image is
     Info(command::info::InfoArgs),
     /// List the extents of an image
     Map(command::map::MapArgs),
+    /// Say how much space an image would take
+    Measure(command::measure::MeasureArgs),
+    /// Change the size of an image
+    Resize(command::resize::ResizeArgs),
 }
 
 impl Command {
     /// Runs the command and gives the program's exit status.
-    pub(crate) fn run(self, out: &Out) -> ExitCode {
+    pub(crate) fn run(self, out: &Arc<Out>) -> ExitCode {
         match self {
-            Command::Create(args) => start(out, args),
+            Command::Check(args) => start(out, args),
+            Command::Compare(args) => start(out, args),
             Command::Convert(args) => start(out, args),
+            Command::Create(args) => start(out, args),
+            Command::Dd(args) => start(out, args),
             Command::Info(args) => start(out, args),
             Command::Map(args) => start(out, args),
+            Command::Measure(args) => start(out, args),
+            Command::Resize(args) => start(out, args),
         }
     }
 }
@@ -56,14 +72,21 @@ pub(crate) trait Run {
     /// The objects to make before anything else.
     fn objects(&self) -> &Objects;
 
-    /// Does it. An error is printed and makes the exit status 1; a command with other statuses prints for itself.
+    /// The exit status after an error.
+    fn failure(&self) -> ExitCode {
+        ExitCode::FAILURE
+    }
+
+    /// Does it. An error is printed and makes the exit status [`Run::failure`]; a command with more statuses than that
+    /// prints for itself.
     ///
     /// # Errors
     /// What the command failed at.
     fn run(self, tool: &Tool<'_>) -> Result<ExitCode>;
 }
 
-fn start(out: &Out, args: impl Run) -> ExitCode {
+fn start(out: &Arc<Out>, args: impl Run) -> ExitCode {
+    let failure = args.failure();
     let done = match Tool::start(out, args.objects()) {
         Ok(Some(tool)) => args.run(&tool),
         Ok(None) => Ok(ExitCode::SUCCESS),
@@ -71,7 +94,7 @@ fn start(out: &Out, args: impl Run) -> ExitCode {
     };
     done.unwrap_or_else(|e| {
         out.error(&e);
-        ExitCode::FAILURE
+        failure
     })
 }
 
@@ -79,8 +102,22 @@ fn start(out: &Out, args: impl Run) -> ExitCode {
 pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Command, ExitCode> {
     let last = args.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let table = any_value(Cli::command()).version(version());
-    let parsed = table.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed =
+        table.try_get_matches_from(protect_size(args)).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map(|cli| cli.command).map_err(|e| report(&e, &last, out))
+}
+
+/// Keeps the size that ends a `resize` from being taken for options: `-256K` makes the image smaller.
+fn protect_size(mut args: Vec<OsString>) -> Vec<OsString> {
+    let text = |word: &OsString| word.to_string_lossy().into_owned();
+    let mut words = args.iter().skip(1).map(text);
+    let resizes = words.find(|word| !word.starts_with('-')).is_some_and(|word| word == "resize");
+    let last = args.last().map(text).unwrap_or_default();
+    let negative = last.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    if resizes && negative && !args.iter().any(|word| word == "--") {
+        args.insert(args.len() - 1, "--".into());
+    }
+    args
 }
 
 /// Lets every option take any word as its value, one that looks like an option included.
@@ -267,6 +304,19 @@ pub(crate) fn parse_size(out: &Out, text: &str, what: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_that_begins_with_a_minus_is_no_option() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for (line, protected) in [
+            ("img resize a -256K", "img resize a -- -256K"),
+            ("img resize a -- -256K", "img resize a -- -256K"),
+            ("img resize a -q", "img resize a -q"),
+            ("img create a -1k", "img create a -1k"),
+        ] {
+            assert_eq!(protect_size(words(line)), words(protected));
+        }
+    }
 
     #[test]
     fn the_table_of_options_is_consistent() {

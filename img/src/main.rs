@@ -6,12 +6,15 @@ mod cli;
 mod command;
 mod options;
 mod output;
+mod progress;
+mod target;
 
 use block::tool::{Out, program_name};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let out = Out::new(program_name());
+    let out = Arc::new(Out::new(program_name()));
     match cli::parse(std::env::args_os().collect(), &out) {
         Ok(command) => command.run(&out),
         Err(status) => status,

@@ -144,6 +144,7 @@ impl<'a> Session<'a> {
             Source::Name(name) => e.context(format!("can't open device {name}")),
             Source::Options(_) => e.context("can't open"),
         })?;
+        self.out.warn_if_guessed(&image);
         self.image = Some(image);
         Ok(())
     }

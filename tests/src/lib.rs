@@ -78,6 +78,20 @@ impl Ran {
         Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 
+    /// Without what differs on purpose: where the usage can be read, and which command a complaint about options is
+    /// about.
+    #[must_use]
+    pub fn comparable(mut self) -> Self {
+        let lines = self.stderr.lines().filter(|line| !line.starts_with("Try '"));
+        let lines =
+            lines.map(|line| match line.strip_prefix("qemu-img ").and_then(|rest| rest.split_once(": ")) {
+                Some((_, text)) => format!("qemu-img: {text}\n"),
+                None => format!("{line}\n"),
+            });
+        self.stderr = lines.collect();
+        self
+    }
+
     /// Its output, when it ended well.
     ///
     /// # Panics
@@ -168,6 +182,22 @@ impl Pair {
         let mut copy = Command::new("cp");
         copy.args([self.dir(Whose::Real), self.dir(Whose::Ours)].map(|dir| dir.join(name)));
         assert_eq!(Ran::of(&mut copy).code, Some(0), "{name} cannot be copied");
+    }
+
+    /// Runs each of these command lines of `qemu-img` on both sides and compares what they say.
+    ///
+    /// # Panics
+    /// Some differ: tells all of them.
+    pub fn check<S: AsRef<str>>(&self, lines: &[S]) {
+        let mut differing = String::new();
+        for line in lines {
+            let line = line.as_ref();
+            let [ours, real] = self.run(&format!("qemu-img {line}")).map(Ran::comparable);
+            if ours != real {
+                differing.push_str(&format!("--- {line}\n ours {ours}\n real {real}\n"));
+            }
+        }
+        assert!(differing.is_empty(), "{differing}");
     }
 
     /// Runs `line` on both sides.

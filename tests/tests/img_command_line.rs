@@ -2,34 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use tests::{Pair, Ran};
-
-/// What both said, without what differs on purpose: where the usage can be read, and which command a complaint about
-/// options is about.
-fn same(ran: &Ran) -> Ran {
-    let mut ran = ran.clone();
-    let lines = ran.stderr.lines().filter(|line| !line.starts_with("Try '"));
-    let lines: Vec<_> = lines
-        .map(|line| match line.strip_prefix("qemu-img ").and_then(|rest| rest.split_once(": ")) {
-            Some((_, text)) => format!("qemu-img: {text}"),
-            None => line.to_owned(),
-        })
-        .collect();
-    ran.stderr = lines.join("\n");
-    ran
-}
-
-/// Runs each line on both sides and tells all that differ.
-fn check(pair: &Pair, lines: &[&str]) {
-    let mut differing = String::new();
-    for line in lines {
-        let [ours, real] = pair.run(&format!("qemu-img {line}")).map(|ran| same(&ran));
-        if ours != real {
-            differing.push_str(&format!("--- {line}\n ours {ours}\n real {real}\n"));
-        }
-    }
-    assert!(differing.is_empty(), "{differing}");
-}
+use tests::Pair;
 
 fn with_images() -> Pair {
     let pair = Pair::new();
@@ -42,116 +15,107 @@ fn with_images() -> Pair {
 
 #[test]
 fn words_that_make_no_command_are_refused_alike() {
-    check(
-        &Pair::new(),
-        &[
-            "",
-            "--bogus",
-            "-T",
-            "nosuch",
-            "create",
-            "create --bogus",
-            "create -f",
-            "create --object",
-            "create a 1k extra",
-            "info",
-            "info a b",
-            "info --image-opts=on a",
-            "info --output",
-            "map",
-            "convert",
-            "convert a",
-        ],
-    );
+    Pair::new().check(&[
+        "",
+        "--bogus",
+        "-T",
+        "nosuch",
+        "create",
+        "create --bogus",
+        "create -f",
+        "create --object",
+        "create a 1k extra",
+        "info",
+        "info a b",
+        "info --image-opts=on a",
+        "info --output",
+        "map",
+        "convert",
+        "convert a",
+    ]);
 }
 
 #[test]
 fn options_are_taken_in_every_spelling() {
     let pair = with_images();
-    check(
-        &pair,
-        &[
-            "create -fraw a.img 1k -q",
-            "create b.img -f raw 1k",
-            "create -q b.img -- 1k",
-            "create -f foo -f raw c.img 1k",
-            "create -o -f b.img 1k",
-            "create -- -f 1k",
-            "info a.img --",
-            "info -Uf raw a.img",
-            "info -f -- a.img",
-            "info -f a.img",
-            "info --outp json a.img",
-            "info --output=json a.img",
-            "info --form raw a.img",
-            "info --image-opts -f raw a.img",
-        ],
-    );
+    pair.check(&[
+        "create -fraw a.img 1k -q",
+        "create b.img -f raw 1k",
+        "create -q b.img -- 1k",
+        "create -f foo -f raw c.img 1k",
+        "create -o -f b.img 1k",
+        "create -- -f 1k",
+        "info a.img --",
+        "info -Uf raw a.img",
+        "info -f -- a.img",
+        "info -f a.img",
+        "info --outp json a.img",
+        "info --output=json a.img",
+        "info --form raw a.img",
+        "info --image-opts -f raw a.img",
+    ]);
 }
 
 #[test]
 fn create_says_what_it_makes_and_what_is_wrong() {
     let pair = with_images();
-    check(
-        &pair,
-        &[
-            "create a.img 1M",
-            "create a.img 0",
-            "create a.img 1",
-            "create a.img 1.5M",
-            "create a.img 8T",
-            "create a=b,c 1k",
-            "create file:d.img 1k",
-            "create -q a.img 1k",
-            "create a.img",
-            "create -u a.img",
-            "create -u a.img 1k",
-            "create a.img -- -1",
-            "create a.img 16E",
-            "create a.img 8E",
-            "create -o size=1k a.img",
-            "create -o size=1k a.img 2k",
-            "create -o size=1k,size=2k a.img",
-            "create -o size=1k -o size=2k a.img",
-            "create -o size=x a.img",
-            "create -o size=-1 a.img",
-            "create -o size=-1k a.img",
-            "create -o size=16E a.img",
-            "create -o size a.img",
-            "create -o foo=bar a.img 1k",
-            "create -o foo=help a.img 1k",
-            "create -o size=1k,foo=1 a.img 1k",
-            "create -o help=on a.img 1k",
-            "create -o nohelp a.img 1k",
-            "create -o '' a.img 1k",
-            "create -o , a.img 1k",
-            "create -o ,x a.img 1k",
-            "create -o x, a.img 1k",
-            "create -o nocow=foo a.img 1k",
-            "create -o extent_size_hint=foo a.img 1k",
-            "create -o extent_size_hint=-1 a.img 1k",
-            "create -o preallocation=falloc a.img 1k",
-            "create -o preallocation=full,extent_size_hint=1M,nocow=off a.img 1k",
-            "create -o nocow=y a.img 1k",
-            "create -o preallocation=foo a.img 1k",
-            "create -o preallocation=metadata a.img 1k",
-            "create -f foo a.img 1k",
-            "create foo:x 1k",
-            "create json:{} 1k",
-            "create nosuch/x 1k",
-            "create . 1k",
-            "create '' 1k",
-            "create -b r.img a.img",
-            "create -b r.img -F raw a.img 1k",
-            "create -F raw a.img 1k",
-            "create -f luks -b r.img a.img 1k",
-            "create -f luks a.img 1k",
-            "create -f luks -o key-secret=s a.img 1k",
-            "create -f luks --object secret,id=s,data=1 -o key-secret=s a.img",
-            "create -f luks -o key-secret=s,cipher-alg=foo a.img 1k",
-            "create -f luks -o key-secret=s,iter-time=x a.img 1k",
-        ],
-    );
+    pair.check(&[
+        "create a.img 1M",
+        "create a.img 0",
+        "create a.img 1",
+        "create a.img 1.5M",
+        "create a.img 8T",
+        "create a=b,c 1k",
+        "create file:d.img 1k",
+        "create -q a.img 1k",
+        "create a.img",
+        "create -u a.img",
+        "create -u a.img 1k",
+        "create a.img -- -1",
+        "create a.img 16E",
+        "create a.img 8E",
+        "create -o size=1k a.img",
+        "create -o size=1k a.img 2k",
+        "create -o size=1k,size=2k a.img",
+        "create -o size=1k -o size=2k a.img",
+        "create -o size=x a.img",
+        "create -o size=-1 a.img",
+        "create -o size=-1k a.img",
+        "create -o size=16E a.img",
+        "create -o size a.img",
+        "create -o foo=bar a.img 1k",
+        "create -o foo=help a.img 1k",
+        "create -o size=1k,foo=1 a.img 1k",
+        "create -o help=on a.img 1k",
+        "create -o nohelp a.img 1k",
+        "create -o '' a.img 1k",
+        "create -o , a.img 1k",
+        "create -o ,x a.img 1k",
+        "create -o x, a.img 1k",
+        "create -o nocow=foo a.img 1k",
+        "create -o extent_size_hint=foo a.img 1k",
+        "create -o extent_size_hint=-1 a.img 1k",
+        "create -o preallocation=falloc a.img 1k",
+        "create -o preallocation=full,extent_size_hint=1M,nocow=off a.img 1k",
+        "create -o nocow=y a.img 1k",
+        "create -o preallocation=foo a.img 1k",
+        "create -o preallocation=metadata a.img 1k",
+        "create -f foo a.img 1k",
+        "create foo:x 1k",
+        "create json:{} 1k",
+        "create nosuch/x 1k",
+        "create . 1k",
+        "create '' 1k",
+        "create -b r.img a.img",
+        "create -b r.img -F raw a.img 1k",
+        "create -F raw a.img 1k",
+        "create -f luks -b r.img a.img 1k",
+        "create -f luks a.img 1k",
+        "create -f luks -o key-secret=s a.img 1k",
+        "create -f luks --object secret,id=s,data=1 -o key-secret=s a.img",
+        "create -f luks -o key-secret=s,cipher-alg=foo a.img 1k",
+        "create -f luks -o key-secret=s,iter-time=x a.img 1k",
+    ]);
 }
 
 #[test]
@@ -164,7 +128,7 @@ fn create_lists_the_options_there_are() {
     }
     lines.push("create -f foo -o help".into());
     lines.push("create -o help nope:x".into());
-    check(&Pair::new(), &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    Pair::new().check(&lines);
 }
 
 #[test]
@@ -217,7 +181,7 @@ fn info_says_the_same() {
             lines.push(format!("info {report} {name}"));
         }
     }
-    check(&pair, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    pair.check(&lines);
 }
 
 #[test]
@@ -261,5 +225,5 @@ fn map_lists_the_same_extents() {
             lines.push(format!("map {report} {name}"));
         }
     }
-    check(&pair, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    pair.check(&lines);
 }

@@ -1,68 +1,144 @@
 //! What to copy next: the sources' extents cut into chunks, handed out in order.
 
-use super::{CHUNK, Segment};
+use super::{CHUNK, CopyError, CopyOptions, Observer, Segment};
 use crate::extents::{Extent, Extents};
-use crate::{Image, Result, Want};
+use crate::{Image, SECTOR, Want};
 
-/// A chunk: all zeroes, or bytes to be read.
+/// The longest piece of zeroes handed out at once, in bytes: writing it must not hold up the end of the copy.
+const ZEROES: u64 = 1 << 30;
+
+/// What a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SpanKind {
+    /// Bytes to be read.
+    Data,
+    /// Zeroes.
+    Zero,
+    /// What the target's backing file has already.
+    Backed,
+}
+
+/// A chunk.
 #[derive(Debug)]
-pub struct Span<'a> {
+pub(super) struct Span<'a> {
     /// Where the bytes are.
-    pub source: &'a Image,
+    pub(super) source: &'a Image,
     /// Offset in that source.
-    pub source_at: u64,
+    pub(super) source_at: u64,
     /// Offset in the target.
-    pub at: u64,
+    pub(super) at: u64,
     /// Length in bytes.
-    pub len: u64,
-    /// Nothing to read: zeroes.
-    pub zero: bool,
+    pub(super) len: u64,
+    /// What it is.
+    pub(super) kind: SpanKind,
 }
 
 /// Walks the sources.
-#[derive(Debug)]
 pub(super) struct Cursor<'a> {
     segments: std::slice::Iter<'a, Segment>,
-    current: Option<(&'a Segment, Extents)>,
-    /// What is left of the current extent.
-    rest: Option<Extent>,
+    options: &'a CopyOptions,
+    observer: &'a dyn Observer,
+    current: Option<Position<'a>>,
     /// Target offset of the next chunk.
     at: u64,
 }
 
+/// How far a segment has been walked.
+struct Position<'a> {
+    segment: &'a Segment,
+    extents: Extents,
+    /// Where the next extent starts.
+    at: u64,
+    /// What is left of the current extent.
+    rest: Option<Extent>,
+}
+
+impl<'a> Position<'a> {
+    fn new(segment: &'a Segment, at: u64) -> Self {
+        let extents = Extents::new(segment.image.node(), at..segment.range.end, Want::Zeroes);
+        Position { segment, extents, at, rest: None }
+    }
+}
+
 impl<'a> Cursor<'a> {
-    pub(super) fn new(segments: &'a [Segment]) -> Self {
-        Cursor { segments: segments.iter(), current: None, rest: None, at: 0 }
+    pub(super) fn new(segments: &'a [Segment], options: &'a CopyOptions, observer: &'a dyn Observer) -> Self {
+        Cursor { segments: segments.iter(), options, observer, current: None, at: 0 }
     }
 
     /// The next chunk; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Span<'a>>> {
+    pub(super) fn next(&mut self) -> Result<Option<Span<'a>>, CopyError> {
         loop {
-            if let (Some(extent), Some((segment, _))) = (self.rest.take(), &self.current) {
-                return Ok(Some(self.cut(extent, &segment.image)));
-            }
-            if let Some((_, extents)) = &mut self.current
-                && let Some(extent) = extents.next()
-            {
-                self.rest = Some(extent?);
-                continue;
+            if let Some(position) = &mut self.current {
+                if let Some(extent) = position.rest.take() {
+                    return Ok(Some(self.cut(extent)));
+                }
+                if let Some(extent) = position.extents.next() {
+                    let extent = extent.or_else(|e| self.salvage(e))?;
+                    self.hold(extent);
+                    continue;
+                }
             }
             let Some(segment) = self.segments.next() else { return Ok(None) };
-            let extents = Extents::new(segment.image.node(), segment.range.clone(), Want::Zeroes);
-            self.current = Some((segment, extents));
+            self.current = Some(Position::new(segment, segment.range.start));
         }
     }
 
-    /// Cuts the next chunk off `extent`. Data chunks end at multiples of the chunk size in the target; zeroes are
-    /// not cut at all.
-    fn cut(&mut self, mut extent: Extent, source: &'a Image) -> Span<'a> {
-        let room = if extent.zero { u64::MAX } else { CHUNK - self.at % CHUNK };
+    fn hold(&mut self, extent: Extent) {
+        if let Some(position) = &mut self.current {
+            position.at = extent.start + extent.len;
+            position.rest = Some(extent);
+        }
+    }
+
+    /// After a failure to get the status at the current position: asks for less and less. A sector whose status cannot
+    /// be had counts as data.
+    fn salvage(&mut self, error: crate::Error) -> Result<Extent, CopyError> {
+        let Some(Position { segment, at, .. }) = self.current.take_if(|_| self.options.salvage) else {
+            return Err(CopyError::Status(self.at, error));
+        };
+        let mut failure = error;
+        let mut len = segment.range.end - at;
+        let extent = loop {
+            if len <= SECTOR {
+                self.observer.status_failed(self.at, &failure);
+                break Extent { present: true, zero: false, data: true, ..Extent::absent(at, len, 0) };
+            }
+            len = (len / 2).next_multiple_of(SECTOR);
+            match Extents::new(segment.image.node(), at..at + len, Want::Zeroes).next() {
+                Some(Ok(extent)) => break extent,
+                Some(Err(e)) => failure = e,
+                None => {}
+            }
+        };
+        self.current = Some(Position::new(segment, at + extent.len));
+        Ok(extent)
+    }
+
+    /// Cuts the next chunk off `extent`: data at multiples of the chunk size in the target, zeroes only where they
+    /// would take long to write.
+    fn cut(&mut self, mut extent: Extent) -> Span<'a> {
+        let position = self.current.as_mut().expect("an extent comes from a segment");
+        let (kind, room) = classify(&extent, self.at, self.options);
         let len = extent.len.min(room);
-        let span = Span { source, source_at: extent.start, at: self.at, len, zero: extent.zero };
+        let span = Span { source: &position.segment.image, source_at: extent.start, at: self.at, len, kind };
         self.at += len;
         extent.start += len;
         extent.len -= len;
-        self.rest = (extent.len > 0).then_some(extent);
+        position.rest = (extent.len > 0).then_some(extent);
         span
+    }
+}
+
+/// What an extent is for a target offset of `at`, and for how many bytes at most.
+fn classify(extent: &Extent, at: u64, options: &CopyOptions) -> (SpanKind, u64) {
+    let backed = options.backing.unwrap_or(0).saturating_sub(at);
+    let chunk = CHUNK - at % CHUNK;
+    let below = options.backing.is_some() && (extent.depth > 0 || !extent.present);
+    match (extent.zero, backed) {
+        (_, 1..) if below => (SpanKind::Backed, backed),
+        (true, _) if options.sparse == 0 => (SpanKind::Zero, chunk),
+        (true, 0) => (SpanKind::Zero, ZEROES),
+        (true, _) => (SpanKind::Zero, backed.min(ZEROES)),
+        (false, _) => (SpanKind::Data, chunk),
     }
 }

@@ -6,17 +6,18 @@
 
 mod cursor;
 mod sparse;
+#[cfg(test)]
+mod tests;
+mod turn;
 mod worker;
 
-pub use cursor::Span;
-
-use crate::extents::Extents;
-use crate::{Image, Result, Want, ZeroFlags};
+use crate::{Error, Image};
 use cursor::Cursor;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use turn::Turns;
 
 /// The longest piece a worker takes at once, in bytes.
 pub const CHUNK: u64 = 1 << 20;
@@ -30,15 +31,28 @@ pub struct Segment {
     pub range: Range<u64>,
 }
 
+/// In which order chunks are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other, so that a target which allocates does so from front to back.
+    Sequential,
+    /// As they are ready.
+    Any,
+}
+
 /// How to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct CopyOptions {
     /// How many workers at most.
     pub workers: usize,
+    /// In which order they write.
+    pub order: Order,
     /// The shortest run of zeroes that is worth leaving out, in bytes; 0 writes everything.
     pub sparse: u64,
     /// The target reads as zeroes already.
     pub target_is_zero: bool,
+    /// The target has a backing file of this many bytes that holds what the lower layers of the source hold.
+    pub backing: Option<u64>,
     /// At most this many bytes a second.
     pub rate: Option<u64>,
     /// What cannot be read becomes zeroes.
@@ -49,18 +63,18 @@ pub struct CopyOptions {
 
 /// What a copy tells while it runs. Called from all workers.
 pub trait Observer: Sync {
-    /// `bytes` more of the source are dealt with.
+    /// `bytes` more of what [`work`] counts are dealt with.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
     }
 
-    /// Whether to stop now; asked between chunks.
-    fn stop(&self) -> bool {
-        false
+    /// When salvaging: whether there is data at this byte could not be found out.
+    fn status_failed(&self, at: u64, error: &Error) {
+        let _ = (at, error);
     }
 
-    /// A read failed and its range will be zeroes.
-    fn salvaged(&self, at: u64, error: &crate::Error) {
+    /// When salvaging: a sector could not be read and becomes zeroes.
+    fn read_failed(&self, at: u64, error: &Error) {
         let _ = (at, error);
     }
 }
@@ -71,17 +85,28 @@ pub struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// Why a copy ended before its end.
+/// Why a copy ended before its end. The offsets are bytes of the sources as a whole, which are those of the target.
 #[derive(Debug)]
 pub enum CopyError {
     /// Finding out what the source is made of failed.
-    Map(crate::Error),
-    /// A read failed at this byte of the source as a whole.
-    Read(u64, crate::Error),
-    /// A write failed at this byte of the target.
-    Write(u64, crate::Error),
-    /// The observer asked to stop.
-    Stopped,
+    Status(u64, Error),
+    /// A read failed.
+    Read(u64, Error),
+    /// A write failed.
+    Write(u64, Error),
+}
+
+/// How many bytes a copy will have to read or write: all but zeroes that are left out.
+///
+/// # Errors
+/// Finding out what the source is made of failed.
+pub fn work(sources: &[Segment], options: &CopyOptions, observer: &dyn Observer) -> Result<u64, CopyError> {
+    let mut cursor = Cursor::new(sources, options, observer);
+    let mut bytes = 0;
+    while let Some(span) = cursor.next()? {
+        bytes += span.work(options);
+    }
+    Ok(bytes)
 }
 
 /// Copies `sources`, one after the other, to the beginning of `target`.
@@ -95,12 +120,13 @@ pub fn copy(
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
     let job = Job {
-        cursor: Mutex::new(Cursor::new(sources)),
+        cursor: Mutex::new((0, Cursor::new(sources, options, observer))),
+        turns: Turns::default(),
         target,
         options,
         observer,
         failed: AtomicBool::new(false),
-        alignment: alignment(target),
+        unit: unit(target, options),
         throttle: options.rate.map(|rate| Mutex::new(Throttle::new(rate))),
     };
     std::thread::scope(|scope| {
@@ -117,13 +143,15 @@ fn join(handle: std::thread::ScopedJoinHandle<'_, Result<(), CopyError>>) -> Res
 
 /// What the workers share.
 struct Job<'a> {
-    cursor: Mutex<Cursor<'a>>,
+    /// The cursor and how many chunks it has handed out.
+    cursor: Mutex<(u64, Cursor<'a>)>,
+    turns: Turns,
     target: &'a Image,
     options: &'a CopyOptions,
     observer: &'a dyn Observer,
     failed: AtomicBool,
-    /// Zero runs are cut to multiples of this, in bytes, so that a target cluster is written once.
-    alignment: u64,
+    /// Data and zeroes meet at multiples of this, in bytes.
+    unit: u64,
     throttle: Option<Mutex<Throttle>>,
 }
 
@@ -132,14 +160,19 @@ impl Job<'_> {
         let result = worker::Worker::new(self).run();
         if result.is_err() {
             self.failed.store(true, Ordering::Release);
+            self.turns.abandon();
         }
         result
     }
 }
 
-fn alignment(target: &Image) -> u64 {
+/// The unit in which zeroes are looked for: what the target writes at once, and no finer than the runs of zeroes that
+/// are worth leaving out.
+fn unit(target: &Image, options: &CopyOptions) -> u64 {
     let limits = target.limits();
-    u64::from(limits.request_align.max(limits.cluster_size.unwrap_or(1)))
+    let target = u64::from(limits.request_align.max(limits.cluster_size.unwrap_or(1)));
+    let wanted = options.sparse.min(CHUNK).checked_ilog2().map_or(1, |log| 1 << log);
+    target.max(wanted)
 }
 
 /// Keeps the rate: each chunk pushes the time at which the next may start.
@@ -153,31 +186,10 @@ impl Throttle {
         Throttle { rate: rate.max(1), next: Instant::now() }
     }
 
-    /// Books `bytes` and gives how long to wait first.
-    fn book(&mut self, bytes: u64) -> Duration {
-        let now = Instant::now();
+    /// Books `bytes` at the time `now` and gives how long to wait first.
+    fn book(&mut self, now: Instant, bytes: u64) -> Duration {
         let start = self.next.max(now);
         self.next = start + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         start - now
     }
-}
-
-/// Makes the whole target read as zeroes if it can do that without writing zeroes.
-///
-/// # Errors
-/// Never because it cannot: that is `Ok(false)`.
-pub fn make_zero(target: &Image, len: u64) -> Result<bool> {
-    for extent in Extents::new(target.node(), 0..len, Want::Zeroes) {
-        let extent = extent?;
-        if extent.zero {
-            continue;
-        }
-        let range = extent.start..extent.start + extent.len;
-        let flags = ZeroFlags::MAY_UNMAP | ZeroFlags::NO_FALLBACK;
-        match target.write_zeroes(range, flags) {
-            Err(e) if e.kind() == crate::Kind::Unsupported => return Ok(false),
-            done => done?,
-        }
-    }
-    Ok(true)
 }

@@ -3,29 +3,27 @@
 use crate::buffer::is_zero;
 use std::ops::Range;
 
-/// The unit in which zeroes are looked for, in bytes.
-const UNIT: usize = 512;
+/// The smallest unit in which zeroes are looked for, in bytes.
+const SECTOR: u64 = crate::SECTOR;
 
 /// Cuts `bytes` into runs, telling zeroes from data. A run of zeroes shorter than `min` bytes counts as data.
-/// Runs meet at multiples of `align` of the target, where `bytes` stand at offset `at`: data grows to them.
-pub(super) fn runs(bytes: &[u8], at: u64, min: u64, align: u64) -> Vec<(Range<usize>, bool)> {
-    let unit = usize::try_from(align).unwrap_or(UNIT).max(UNIT);
-    let min = usize::try_from(min).unwrap_or(usize::MAX).max(1);
+/// Runs meet at multiples of `unit` of the target, where `bytes` stand at offset `at`: data grows to them.
+pub(super) fn runs(bytes: &[u8], at: u64, min: u64, unit: u64) -> Vec<(Range<usize>, bool)> {
+    let unit = unit.max(SECTOR);
     let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
     let mut start = 0;
     while start < bytes.len() {
-        let to_boundary = unit - usize::try_from(at % unit as u64).unwrap_or(0);
-        let first = if start == 0 { to_boundary } else { unit };
-        let end = (start + first).min(bytes.len());
+        let boundary = unit - (at + start as u64) % unit;
+        let end = bytes.len().min(start + boundary as usize);
         push(&mut runs, start..end, is_zero(&bytes[start..end]));
         start = end;
     }
-    let short = |(range, zero): (Range<usize>, bool)| {
-        let keep = zero && (range.len() >= min || range.len() == bytes.len());
-        (range, keep)
-    };
+    let worth = |range: &Range<usize>| range.len() as u64 >= min || range.len() == bytes.len();
     let mut merged = Vec::with_capacity(runs.len());
-    runs.into_iter().map(short).for_each(|(range, zero)| push(&mut merged, range, zero));
+    for (range, zero) in runs {
+        let zero = zero && worth(&range);
+        push(&mut merged, range, zero);
+    }
     merged
 }
 

@@ -1,10 +1,23 @@
 //! One worker: take a chunk, read it, write what is not zero.
 
-use super::{CHUNK, CopyError, Job, Span, sparse};
+use super::cursor::{Span, SpanKind};
+use super::{CHUNK, CopyError, CopyOptions, Job, Order, sparse};
 use crate::buffer::Buffer;
 use crate::{Error, IoVec, WriteFlags, ZeroFlags};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+impl Span<'_> {
+    /// How many of its bytes have to be read or written as data.
+    pub(super) fn work(&self, options: &CopyOptions) -> u64 {
+        match self.kind {
+            SpanKind::Data => self.len,
+            SpanKind::Zero if options.sparse == 0 => self.len,
+            SpanKind::Zero | SpanKind::Backed => 0,
+        }
+    }
+}
 
 /// A worker and its buffer.
 pub(super) struct Worker<'a, 'j> {
@@ -20,91 +33,109 @@ impl<'a, 'j> Worker<'a, 'j> {
     /// Works until there is nothing left or somebody failed.
     pub(super) fn run(&mut self) -> Result<(), CopyError> {
         while !self.job.failed.load(Ordering::Acquire) {
-            if self.job.observer.stop() {
-                return Err(CopyError::Stopped);
+            let Some((number, span)) = self.next()? else { return Ok(()) };
+            let work = span.work(self.job.options);
+            self.wait_for_rate(work);
+            if work > 0 {
+                self.fill(&span)?;
             }
-            let Some(span) = self.next()? else { return Ok(()) };
-            self.wait_for_rate(span.len);
-            if span.zero {
-                self.write_zeroes(span.at, span.len).map_err(|e| CopyError::Write(span.at, e))?;
-            } else {
-                self.copy(&span)?;
+            let in_turn = self.job.options.order == Order::Sequential;
+            if in_turn && !self.job.turns.wait(number) {
+                return Ok(());
             }
-            self.job.observer.advance(span.len);
+            self.write(&span)?;
+            if in_turn {
+                self.job.turns.end(number);
+            }
+            self.job.observer.advance(work);
         }
         Ok(())
     }
 
-    fn next(&self) -> Result<Option<Span<'j>>, CopyError> {
+    fn next(&self) -> Result<Option<(u64, Span<'j>)>, CopyError> {
         let mut cursor = self.job.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-        cursor.next().map_err(CopyError::Map)
+        let span = cursor.1.next()?;
+        let number = cursor.0;
+        cursor.0 += 1;
+        Ok(span.map(|span| (number, span)))
     }
 
     fn wait_for_rate(&self, bytes: u64) {
         if let Some(throttle) = &self.job.throttle {
-            let pause = throttle.lock().unwrap_or_else(PoisonError::into_inner).book(bytes);
+            let pause = throttle.lock().unwrap_or_else(PoisonError::into_inner).book(Instant::now(), bytes);
             std::thread::sleep(pause);
         }
     }
 
-    fn copy(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
+    /// Fills the buffer with what is to be written.
+    fn fill(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
         if self.buffer.is_empty() {
             self.buffer = Buffer::zeroed(CHUNK as usize);
         }
-        let len = span.len as usize;
-        if let Err(e) = span.source.read(span.source_at, &mut self.buffer[..len]) {
-            self.salvage(span, e)?;
+        let bytes = &mut self.buffer[..span.len as usize];
+        if span.kind != SpanKind::Data {
+            bytes.fill(0);
+            return Ok(());
         }
-        self.write(span.at, len)
+        match span.source.read(span.source_at, bytes) {
+            Err(e) if !self.job.options.salvage => Err(CopyError::Read(span.at, e)),
+            Err(_) => {
+                self.salvage(span);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Reads again sector by sector; what still fails becomes zeroes.
-    fn salvage(&mut self, span: &Span<'_>, error: Error) -> Result<(), CopyError> {
-        if !self.job.options.salvage {
-            return Err(CopyError::Read(span.at, error));
-        }
-        let len = span.len as usize;
-        for (i, sector) in self.buffer[..len].chunks_mut(512).enumerate() {
-            let skip = i as u64 * 512;
-            if let Err(e) = span.source.read(span.source_at + skip, sector) {
-                sector.fill(0);
-                self.job.observer.salvaged(span.at + skip, &e);
+    fn salvage(&mut self, span: &Span<'_>) {
+        let sector = crate::SECTOR as usize;
+        for (i, bytes) in self.buffer[..span.len as usize].chunks_mut(sector).enumerate() {
+            let skip = (i * sector) as u64;
+            if let Err(e) = span.source.read(span.source_at + skip, bytes) {
+                bytes.fill(0);
+                self.job.observer.read_failed(span.at + skip, &e);
             }
         }
-        Ok(())
     }
 
-    fn write(&self, at: u64, len: usize) -> Result<(), CopyError> {
+    fn write(&self, span: &Span<'_>) -> Result<(), CopyError> {
+        match span.kind {
+            SpanKind::Backed => Ok(()),
+            SpanKind::Zero if self.job.options.sparse > 0 => self.write_zeroes(span.at, span.len),
+            SpanKind::Data | SpanKind::Zero => self.write_buffer(span.at, span.len as usize),
+        }
+    }
+
+    /// Writes the first `len` bytes of the buffer, leaving out zeroes.
+    fn write_buffer(&self, at: u64, len: usize) -> Result<(), CopyError> {
         let options = self.job.options;
         let bytes = &self.buffer[..len];
-        let mut flags = WriteFlags::empty();
-        flags.set(WriteFlags::COMPRESSED, options.compressed);
         if options.sparse == 0 {
-            return self.write_data(at, bytes, flags);
+            return self.write_data(at, bytes);
         }
-        for (range, zero) in sparse::runs(bytes, at, options.sparse, self.job.alignment) {
+        for (range, zero) in sparse::runs(bytes, at, options.sparse, self.job.unit) {
             let start = at + range.start as u64;
-            if zero {
-                let done = self.write_zeroes(start, range.len() as u64);
-                done.map_err(|e| CopyError::Write(start, e))?;
-            } else {
-                self.write_data(start, &bytes[range], flags)?;
+            match zero {
+                true => self.write_zeroes(start, range.len() as u64)?,
+                false => self.write_data(start, &bytes[range])?,
             }
         }
         Ok(())
     }
 
-    fn write_data(&self, at: u64, bytes: &[u8], flags: WriteFlags) -> Result<(), CopyError> {
+    fn write_data(&self, at: u64, bytes: &[u8]) -> Result<(), CopyError> {
+        let mut flags = WriteFlags::empty();
+        flags.set(WriteFlags::COMPRESSED, self.job.options.compressed);
         self.job.target.writev(at, &IoVec::from(bytes), flags).map_err(|e| CopyError::Write(at, e))
     }
 
-    fn write_zeroes(&self, at: u64, len: u64) -> Result<(), Error> {
+    fn write_zeroes(&self, at: u64, len: u64) -> Result<(), CopyError> {
         let options = self.job.options;
-        if options.target_is_zero && options.sparse > 0 {
+        if options.target_is_zero && at >= options.backing.unwrap_or(0) {
             return Ok(());
         }
-        let mut flags = ZeroFlags::empty();
-        flags.set(ZeroFlags::MAY_UNMAP, options.sparse > 0);
-        self.job.target.write_zeroes(at..at + len, flags)
+        let done = self.job.target.write_zeroes(at..at + len, ZeroFlags::MAY_UNMAP);
+        done.map_err(|e: Error| CopyError::Write(at, e))
     }
 }

@@ -18,8 +18,8 @@ pub struct OpenCtx<'a> {
     pub flags: OpenFlags,
     /// What the node's parent wants.
     pub perms: Perms,
-    /// Nobody named the driver; it was guessed from the contents.
-    pub probed: bool,
+    /// Nobody said that the image is in this format: probing found nothing better.
+    pub guessed: bool,
     pub(super) driver: &'static super::DriverRow,
     pub(super) options: Options,
     pub(super) children: BTreeMap<&'static str, ChildSource>,

@@ -7,6 +7,7 @@ use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
 use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a creation option takes.
@@ -236,7 +237,7 @@ impl CreateCtx<'_> {
     pub fn open_file(&self) -> Result<Child> {
         let flags = OpenFlags { writable: true, resize: true, ..OpenFlags::default() };
         let perms = Perms { own: Perm::READ | Perm::WRITE | Perm::RESIZE, shared: Perm::all() };
-        let opener = Opener { env: self.env, flags, perms, depth: 1, probed: false };
+        let opener = Opener { env: self.env, flags, perms, depth: 1, guessed: false };
         let mut options = Options::new();
         options.set("driver", self.protocol.name)?;
         let node = opener.open_protocol(self.filename, options)?;
@@ -300,12 +301,19 @@ pub fn create(
     let result = (row.create)(&mut ctx, options);
     // What another process holds stays.
     let failed = result.as_ref().is_err_and(|e| e.kind() != Kind::Locked);
-    if failed && ctx.file_exists && format.kind == DriverKind::Format && protocol.name == "file" {
-        let path = filename.strip_prefix("file:").unwrap_or(filename);
+    if failed && ctx.file_exists && format.kind == DriverKind::Format {
         // The creation's own error matters more than one of the clean-up.
-        let _ = std::fs::remove_file(path);
+        let _ = file_path(env, filename).map(std::fs::remove_file);
     }
     result
+}
+
+/// The regular file that holds an image of this name: what creating it makes and what may be deleted again. `None` for
+/// devices and for what is no file.
+pub fn file_path<'a>(env: Env<'_>, filename: &'a str) -> Option<&'a Path> {
+    let protocol = protocol_of(env, Some(filename)).ok()?;
+    let path = filename.strip_prefix("file:").unwrap_or(filename);
+    (protocol.name == "file").then_some(Path::new(path))
 }
 
 /// The value of the `preallocation` option.

@@ -13,8 +13,8 @@ mod table;
 
 pub use context::OpenCtx;
 pub use create::{
-    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, options_for,
-    prealloc,
+    CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, file_path,
+    options_for, prealloc,
 };
 pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node, open_tree, open_unnamed};
@@ -119,6 +119,7 @@ impl OpenFlags {
     fn for_node(&self) -> NodeFlags {
         NodeFlags {
             read_only: !self.writable,
+            guessed: false,
             force_share: self.force_share,
             discard: self.discard,
             detect_zeroes: self.detect_zeroes,

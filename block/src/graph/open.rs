@@ -1,9 +1,9 @@
 //! Opening: resolve the name, open the protocol, probe, open the format.
 
-use super::name::json_name;
+use super::name::{has_protocol, json_name};
 use super::reopen::Opened;
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
-use crate::node::{DetectZeroes, NodeName, State};
+use crate::node::{DetectZeroes, NodeFlags, NodeName, State};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
@@ -35,6 +35,22 @@ impl Source {
         }
     }
 
+    /// The files it names, as far as that can be told without opening it.
+    pub fn file_names(&self) -> Vec<String> {
+        let resolved = self.resolve().and_then(|(name, mut options)| {
+            let name = expand_json(name, &mut options)?;
+            Ok((name, options))
+        });
+        let Ok((name, options)) = resolved else { return Vec::new() };
+        let plain = name.map(|name| match has_protocol(&name) {
+            Some(prefix @ ("file" | "host_device")) => name[prefix.len() + 1..].to_owned(),
+            _ => name,
+        });
+        let mut names = Vec::from_iter(plain);
+        collect_filenames(&Value::Object(options.into_map()), &mut names);
+        names
+    }
+
     /// The file name and the options that the text stands for.
     ///
     /// # Errors
@@ -46,6 +62,15 @@ impl Source {
                 let pairs = keyval::pairs(text, Bare::Switch("file"))?;
                 Ok((None, Options::from_pairs(pairs)?))
             }
+        }
+    }
+}
+
+fn collect_filenames(value: &Value, names: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match value {
+            Value::String(name) if key == "filename" => names.push(name.clone()),
+            _ => collect_filenames(value, names),
         }
     }
 }
@@ -120,7 +145,7 @@ pub fn open_node(
     options: Options,
     flags: OpenFlags,
 ) -> Result<Arc<Node>> {
-    Opener { env, flags, perms: flags.perms(), depth: 0, probed: false }.open(
+    Opener { env, flags, perms: flags.perms(), depth: 0, guessed: false }.open(
         filename.map(str::to_owned),
         options,
         Layer::Any,
@@ -137,7 +162,9 @@ pub(super) fn open_child(
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
-    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth, probed: false };
+    let mut flags = below(parent.flags);
+    flags.writable &= perms.own.contains(super::Perm::WRITE);
+    let opener = Opener { env: parent.env, flags, perms, depth, guessed: false };
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
@@ -178,8 +205,8 @@ pub(super) struct Opener<'a> {
     pub(super) flags: OpenFlags,
     pub(super) perms: Perms,
     pub(super) depth: u32,
-    /// Nobody named the driver; it was guessed from the contents.
-    pub(super) probed: bool,
+    /// The format is one that probing found.
+    pub(super) guessed: bool,
 }
 
 /// Options every node takes.
@@ -267,9 +294,6 @@ impl Opener<'_> {
         };
         flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
         flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
-        if !flags.writable {
-            self.perms.own &= super::Perm::READ;
-        }
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
@@ -327,15 +351,15 @@ impl Opener<'_> {
             Some(ChildSource::Describe { filename, options }) => {
                 let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
                 let flags = below(self.flags);
-                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1, probed: false };
+                let depth = self.depth + 1;
+                let opener = Opener { env: self.env, flags, perms, depth, guessed: false };
                 opener.open(filename, options, Layer::Protocol)?
             }
         };
         let row = probe(self.env, &below)?;
         let mut children = take_children(row, None, &mut options);
         children.insert("file", ChildSource::Opened(below));
-        self.probed = true;
-        self.finish(row, options, children, common)
+        Opener { guessed: true, ..self }.finish(row, options, children, common)
     }
 
     fn finish(
@@ -345,9 +369,9 @@ impl Opener<'_> {
         children: BTreeMap<&'static str, ChildSource>,
         common: &Common,
     ) -> Result<Arc<Node>> {
-        let Opener { env, flags, perms, depth, probed } = self;
-        let mut ctx =
-            OpenCtx { env, flags, perms, driver: row, probed, options, children, depth, opened: Vec::new() };
+        let Opener { env, flags, perms, depth, guessed } = self;
+        let opened = Vec::new();
+        let mut ctx = OpenCtx { env, flags, perms, guessed, driver: row, options, children, depth, opened };
         let driver = (row.open)(&mut ctx)?;
         if let Some(role) = ctx.children.keys().next() {
             return Err(Error::invalid(format!(
@@ -359,7 +383,8 @@ impl Opener<'_> {
         let OpenCtx { options, .. } = ctx;
         let opened =
             Opened { row, options, common: common.given.clone(), inherited: common.inherited, depth };
-        let node = Node::with_state(State { driver, flags: flags.for_node(), opened: Some(opened) }, name);
+        let flags = NodeFlags { guessed, ..flags.for_node() };
+        let node = Node::with_state(State { driver, flags, opened: Some(opened) }, name);
         node.permit(perms)?;
         Ok(node)
     }
@@ -439,10 +464,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
 
 fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
-    let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
+        Some(file) if !strong && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
 }

@@ -6,7 +6,7 @@
 
 use super::open::{COMMON, Opener, below};
 use super::{CacheMode, DriverRow, Env, OpenFlags, Perm, Perms};
-use crate::node::{NodeName, State};
+use crate::node::{NodeFlags, NodeName, State};
 use crate::{Child, Error, Kind, Level, Node, Options, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -106,7 +106,7 @@ impl Plan {
             move_option(key, &mut delta, &mut opened.common)?;
         }
         let before = node.perms();
-        let mut opener = Opener { env, flags: opened.inherited, perms, depth: opened.depth, probed: false };
+        let mut opener = Opener { env, flags: opened.inherited, perms, depth: opened.depth, guessed: false };
         opener.take_common(&mut opened.common.clone())?;
         let Opener { flags, perms, .. } = opener;
         if !node.is_read_only() {
@@ -118,8 +118,9 @@ impl Plan {
         let driver = node.state().driver.reopen(&mut ctx)?;
         let opened = ctx.finish()?;
         let both = Perms { own: before.own | perms.own, shared: before.shared & perms.shared };
-        node.permit(both)?;
-        let state = State { driver, flags: flags.for_node(), opened: Some(opened) };
+        let flags = NodeFlags { guessed: node.is_guessed(), ..flags.for_node() };
+        let state = State { driver, flags, opened: Some(opened) };
+        node.permit_for(&state, both)?;
         self.0.push(Step { node: Arc::clone(node), state, before, after: perms });
         Ok(())
     }

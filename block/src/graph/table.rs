@@ -42,6 +42,8 @@ pub struct DriverRow {
     pub strong_options: &'static [&'static str],
     /// Opens it.
     pub open: fn(&mut OpenCtx<'_>) -> Result<Box<dyn Driver>>,
+    /// Whether it stores compressed clusters.
+    pub compresses: bool,
     /// How it is created, for drivers that can.
     pub create: Option<&'static CreateRow>,
 }
@@ -63,6 +65,7 @@ impl DriverRow {
             children: &[],
             strong_options: &[],
             open,
+            compresses: false,
             create: None,
         }
     }

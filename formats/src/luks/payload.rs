@@ -44,7 +44,8 @@ impl Payload {
         header: Header,
         cipher: Option<Arc<dyn SectorCipher>>,
     ) -> Self {
-        let children = std::iter::once(file.clone()).chain(detached.clone()).collect();
+        // In the order in which QEMU reports them.
+        let children = detached.iter().chain([&file]).cloned().collect();
         Payload { file, detached, children, header, cipher, pool: Pool::new() }
     }
 

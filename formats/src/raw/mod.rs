@@ -36,27 +36,15 @@ struct Raw {
     children: Arc<[Child]>,
     offset: u64,
     size: Option<u64>,
-    /// Drivers as which the image must not be recognised next time, because this time it was taken for raw.
-    guard: Option<DriverTable>,
+    /// When the format was guessed: what could be guessed the next time.
+    guesses: Option<DriverTable>,
 }
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: RawOptions = ctx.options()?;
     let file = ctx.child("file", options.perms(ctx.perms))?;
-    let mut raw = Raw::new(file, &options)?;
-    if ctx.probed && ctx.flags.writable {
-        ctx.warn(&probing_warning(&raw.file.node().name().filename));
-        raw.guard = Some(ctx.env.drivers);
-    }
-    Ok(Box::new(raw))
-}
-
-fn probing_warning(filename: &str) -> String {
-    format!(
-        "WARNING: Image format was not specified for '{filename}' and probing guessed raw.\n         \
-         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-         restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n"
-    )
+    let guesses = ctx.guessed.then_some(ctx.env.drivers);
+    Ok(Box::new(Raw::new(file, &options, guesses)?))
 }
 
 impl RawOptions {
@@ -89,28 +77,29 @@ fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
 }
 
 impl Raw {
-    fn new(file: Child, options: &RawOptions) -> Result<Self> {
+    fn new(file: Child, options: &RawOptions, guesses: Option<DriverTable>) -> Result<Self> {
         let offset = options.offset.map_or(0, |o| o.0);
         let size = options.size.map(|s| s.0);
         check_part(&file, offset, size)?;
-        Ok(Raw { children: Arc::from([file.clone()]), file, offset, size, guard: None })
-    }
-
-    /// Refuses to make the first sector that of another format: whoever writes the image could then name files of the
-    /// host in it, and the next who has it probed would open them.
-    fn check_first_sector(&self, from: &IoVec<'_>) -> Result<()> {
-        let Some(drivers) = self.guard else { return Ok(()) };
-        let mut head = [0; SECTOR as usize];
-        let first = from.slice(0, head.len());
-        first.copy_to_slice(&mut head[..first.len()]);
-        match drivers.probe(&Probe { head: &head }) {
-            Some(row) if row.name != ROW.name => Err(Error::from_errno(nix::libc::EPERM)),
-            _ => Ok(()),
-        }
+        Ok(Raw { children: Arc::from([file.clone()]), file, offset, size, guesses })
     }
 
     fn shift(&self, at: u64) -> Result<u64> {
         at.checked_add(self.offset).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
+    }
+
+    /// Refuses to turn an image whose format was guessed into one of another format: whoever writes the guest's first
+    /// sector would otherwise choose what the host opens the next time.
+    fn keep_raw(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
+        let Some(drivers) = self.guesses.filter(|_| at == 0) else { return Ok(()) };
+        let first = from.slice(0, SECTOR as usize);
+        let mut head = [0; SECTOR as usize];
+        let head = &mut head[..first.len()];
+        first.copy_to_slice(head);
+        match drivers.probe(&Probe { head }) {
+            Some(row) if row.name != ROW.name => Err(Error::from_errno(nix::libc::EPERM)),
+            _ => Ok(()),
+        }
     }
 
     fn shift_range(&self, range: Range<u64>) -> Result<Range<u64>> {
@@ -129,8 +118,8 @@ impl Driver for Raw {
     fn limits(&self) -> Limits {
         let below = self.file.node().limits();
         Limits {
-            request_align: match self.guard {
-                // The first sector is judged as a whole.
+            request_align: match self.guesses {
+                // The first sector is looked at as a whole.
                 Some(_) => below.request_align.max(SECTOR as u32),
                 None if self.offset == 0 => below.request_align,
                 None => 1,
@@ -153,9 +142,7 @@ impl Driver for Raw {
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
-        if at == 0 {
-            self.check_first_sector(from)?;
-        }
+        self.keep_raw(at, from)?;
         self.file.node().write(self.shift(at)?, from, flags)
     }
 
@@ -183,7 +170,7 @@ impl Driver for Raw {
     fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
         let options: RawOptions = ctx.options(&["offset", "size"])?;
         let file = ctx.child("file", options.perms(ctx.perms))?;
-        Ok(Box::new(Raw { guard: self.guard, ..Raw::new(file, &options)? }))
+        Ok(Box::new(Raw::new(file, &options, self.guesses)?))
     }
 
     fn event(&self, event: Event) {

@@ -1,12 +1,28 @@
 //! `img convert`.
 
 use super::Tool;
+use super::create::Backing;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
-use block::copy::{self, CopyError, CopyOptions, Segment};
-use block::graph::{self, OpenFlags, Source};
-use block::{Context, Error, Image, Result};
+use crate::options::{self, check_lists, wants_help};
+use crate::progress::{Progress, Show};
+use crate::target::Unfinished;
+use block::copy::{self, CopyError, CopyOptions, Order, Segment};
+use block::graph::{self, CacheMode, DriverRow, OpenFlags, Source};
+use block::{Context, Error, Image, Kind, Result, SECTOR};
 use clap::Args;
+use secret::options::keyval::{self, Bare};
+use secret::options::number;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::ExitCode;
+
+/// The longest run of zeroes `-S` may ask for, in bytes.
+const MAX_SPARSE: u64 = 16 << 20;
+
+/// How many chunks may be worked on at once.
+const MAX_PARALLEL: u64 = 16;
+
+/// What `-S` is unless given, in bytes.
+const SPARSE: u64 = 4096;
 
 /// Options of `convert`.
 #[derive(Debug, Args)]
@@ -17,39 +33,75 @@ pub(crate) struct ConvertArgs {
     input: Input,
     #[command(flatten)]
     share: Share,
-    /// The format of the target
-    #[arg(short = 'O', long = "target-format", value_name = "FMT", default_value = "raw")]
-    target_format: String,
-    /// Options of the target's format
-    #[arg(short = 'o', long = "target-options", value_name = "OPTS")]
+    #[command(flatten)]
+    backing: Backing,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show progress
+    #[arg(short, long)]
+    progress: bool,
+    /// Cache mode of the sources
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    source_cache: String,
+    /// Take the contents of this snapshot
+    #[arg(short = 'l', long = "source-snapshot", alias = "snapshot", value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// The shortest run of zeroes left out; 0 writes everything
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    sparse_size: Option<String>,
+    /// How many chunks are worked on at once, at most
+    #[arg(short = 'm', long, value_name = "N", default_value = "8")]
+    parallel: String,
+    /// Write chunks as they are ready, not from front to back
+    #[arg(short = 'W', long, alias = "out-of-order")]
+    oob_writes: bool,
+    /// Let the host copy where it can
+    #[arg(short = 'C', long)]
+    copy_range_offloading: bool,
+    /// Copy at most this many bytes a second
+    #[arg(short, long)]
+    rate: Option<String>,
+    /// Go on after read errors; what cannot be read becomes zeroes
+    #[arg(long)]
+    salvage: bool,
+    /// Copy bitmaps as well
+    #[arg(long)]
+    bitmaps: bool,
+    /// Leave out bitmaps that are broken
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
+    /// The sources and the target
+    #[arg(value_name = "SOURCE… TARGET", num_args = 0..)]
+    words: Vec<String>,
+}
+
+/// What the target is and how it is written.
+#[derive(Debug, Args)]
+struct TargetArgs {
+    /// The format of the target; raw unless given
+    #[arg(id = "target-format", short = 'O', long = "target-format", value_name = "FMT")]
+    format: Option<String>,
+    /// Options of the target's format, key=value,…; `help` lists them; may repeat
+    #[arg(id = "target-options", short = 'o', long = "target-options", value_name = "OPTS")]
     options: Vec<String>,
+    /// Cache mode of the target
+    #[arg(short = 't', long = "target-cache", value_name = "CACHE", default_value = "unsafe")]
+    cache: String,
     /// The target exists; do not create it
     #[arg(short = 'n', long)]
     no_create: bool,
-    /// The target's name is an option string
+    /// The target's name is an option string (with -n)
     #[arg(long)]
     target_image_opts: bool,
-    /// The target reads as zeroes already
+    /// The target reads as zeroes already (with -n)
     #[arg(long)]
     target_is_zero: bool,
-    /// How many chunks are worked on at once
-    #[arg(short = 'm', long = "parallel", value_name = "N", default_value = "8")]
-    parallel: usize,
-    /// Write out of order
-    #[arg(short = 'W')]
-    out_of_order: bool,
-    /// The shortest run of zeroes left out
-    #[arg(short = 'S', long = "sparse-size", value_name = "SIZE", default_value = "4k")]
-    sparse_size: String,
-    /// Cache mode of the target
-    #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
-    cache: String,
-    /// Cache mode of the source
-    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
-    source_cache: String,
-    /// The sources and the target
-    #[arg(value_name = "FILE", num_args = 0..)]
-    words: Vec<String>,
+    /// Store compressed clusters
+    #[arg(short, long)]
+    compress: bool,
 }
 
 impl Run for ConvertArgs {
@@ -57,82 +109,333 @@ impl Run for ConvertArgs {
         &self.objects
     }
 
-    fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
-        convert(tool, self)
+    fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
+        check_lists(&self.target.options)?;
+        let numbers = self.numbers(tool)?;
+        self.check()?;
+        let target = if self.words.len() + self.input.sources.len() > 1 { self.words.pop() } else { None };
+        if wants_help(&self.target.options) {
+            options::print_help(tool, self.target.format(), target.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let target = target.ok_or_else(|| Error::invalid("Must specify image file name"))?;
+        self.convert(tool, &target, numbers)?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn convert(tool: &Tool<'_>, mut args: ConvertArgs) -> Result<ExitCode> {
-    let target_name = args.words.pop().ok_or_else(|| Error::invalid("Must specify image file name"))?;
-    let sources = open_sources(tool, &args)?;
-    let size = sources.iter().map(|s| s.range.end).sum();
-    let (target, target_is_zero) = open_target(tool, &args, &target_name, size)?;
-    let options = CopyOptions {
-        workers: args.parallel.min(std::thread::available_parallelism().map_or(1, Into::into)),
-        sparse: tool.parse_size(&args.sparse_size, "buffer size for sparse output")?,
-        target_is_zero,
-        rate: None,
-        salvage: false,
-        compressed: false,
-    };
-    copy::copy(&sources, &target, &options, &copy::Unobserved).map_err(copy_error)?;
-    target.close()?;
-    Ok(ExitCode::SUCCESS)
+/// The numbers among the options.
+struct Numbers {
+    sparse: u64,
+    parallel: usize,
+    rate: Option<u64>,
+    cache: CacheMode,
+    source_cache: CacheMode,
 }
 
-fn open_sources(tool: &Tool<'_>, args: &ConvertArgs) -> Result<Vec<Segment>> {
-    let flags = OpenFlags {
-        no_share: true,
-        force_share: args.share.force_share,
-        cache: cache_mode(&args.source_cache, "source ")?,
-        ..args.input.flags()
-    };
-    let sources = args.input.sources(args.words.clone())?;
-    let open = |source: &Source| {
-        let image = graph::open(tool.env(), source, args.input.format.as_deref(), flags)?;
-        let range = 0..image.len()?;
-        Ok(Segment { image, range })
-    };
-    sources.iter().map(open).collect()
-}
-
-/// Opens the target, creating it first where asked; tells whether it is known to read as zeroes.
-fn open_target(tool: &Tool<'_>, args: &ConvertArgs, name: &str, size: u64) -> Result<(Image, bool)> {
-    let env = tool.env();
-    let row = crate::options::format_row(env, &args.target_format)?;
-    if !args.no_create {
-        let mut options = graph::options_for(env, row, Some(name))?;
-        crate::options::set_all(&mut options, &args.options)?;
-        options.set("size", &size.to_string())?;
-        graph::create(env, row, name, &options)
-            .context(|| format!("error while converting {}", row.name))
-            .context(|| name.to_owned())?;
+impl ConvertArgs {
+    fn numbers(&self, tool: &Tool<'_>) -> Result<Numbers> {
+        let size = |text: &Option<String>, what| text.as_deref().map(|text| tool.parse_size(text, what));
+        let sparse = size(&self.sparse_size, "buffer size for sparse output").transpose()?.unwrap_or(SPARSE);
+        if sparse % SECTOR != 0 || sparse > MAX_SPARSE {
+            return Err(Error::invalid(format!(
+                "Invalid buffer size for sparse output specified. Valid sizes are multiples of {SECTOR} up to \
+                 {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."
+            )));
+        }
+        Ok(Numbers {
+            sparse,
+            parallel: parse_parallel(&self.parallel)?,
+            rate: size(&self.rate, "rate limit").transpose()?.filter(|rate| *rate > 0),
+            cache: cache_mode(&self.target.cache, "")?,
+            source_cache: cache_mode(&self.source_cache, "source ")?,
+        })
     }
-    let flags = OpenFlags {
-        writable: true,
-        resize: true,
-        discard: true,
-        cache: cache_mode(&args.cache, "")?,
-        ..args.input.flags()
+
+    /// Options that exclude or need each other.
+    fn check(&self) -> Result<()> {
+        let Self { target, .. } = self;
+        let copy_range = self.copy_range_offloading;
+        let wrong = [
+            (self.skip_broken_bitmaps && !self.bitmaps, "Use of --skip-broken-bitmaps requires --bitmaps"),
+            (copy_range && target.compress, "Cannot enable copy offloading when -c is used"),
+            (copy_range && self.sparse_size.is_some(), "Cannot enable copy offloading when -S is used"),
+            (copy_range && self.salvage, "Cannot use copy offloading in salvaging mode"),
+            (target.no_create && !target.options.is_empty(), "-o has no effect when skipping image creation"),
+            (target.target_image_opts && !target.no_create, "--target-image-opts requires use of -n flag"),
+            (target.target_is_zero && !target.no_create, "--target-is-zero requires use of -n flag"),
+        ];
+        match wrong.iter().find(|(wrong, _)| *wrong) {
+            Some((_, text)) => Err(Error::invalid(*text)),
+            None => Ok(()),
+        }
+    }
+
+    fn convert(self, tool: &Tool<'_>, target: &str, numbers: Numbers) -> Result<()> {
+        let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), 1.0)?;
+        let sources = self.input.sources(self.words.clone())?;
+        check_names(&sources, &self.target.source(target))?;
+        let sources = self.open_sources(tool, &sources, numbers.source_cache)?;
+        let done = self.copy(tool, &sources, target, &numbers, &progress);
+        if let Err(e) = done {
+            let fate = progress.abandon_target();
+            return Err(match fate {
+                Some(sentence) if matches!(e.kind(), Kind::NoSpace | Kind::Io) => e.with_hint(sentence),
+                _ => e,
+            });
+        }
+        progress.finish();
+        sources.into_iter().try_for_each(|s| s.image.close())
+    }
+
+    fn open_sources(&self, tool: &Tool<'_>, sources: &[Source], cache: CacheMode) -> Result<Vec<Segment>> {
+        let flags =
+            OpenFlags { no_share: true, force_share: self.share.force_share, cache, ..self.input.flags() };
+        let open = |source: &Source| {
+            let image = graph::open(tool.env(), source, self.input.format.as_deref(), flags)?;
+            let range = 0..image.len()?;
+            Ok(Segment { image, range })
+        };
+        let sources: Vec<_> = sources.iter().map(open).collect::<Result<_>>()?;
+        self.check_snapshot(tool, &sources)?;
+        if self.bitmaps {
+            return Err(Error::unsupported(match sources.len() {
+                1 => "Source lacks bitmap support",
+                _ => "Copying bitmaps only possible with single source",
+            }));
+        }
+        Ok(sources)
+    }
+
+    /// No driver has snapshots to take.
+    fn check_snapshot(&self, tool: &Tool<'_>, sources: &[Segment]) -> Result<()> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        if snapshot.starts_with("snapshot.") {
+            let known = |(key, _): &(String, String)| matches!(key.as_str(), "snapshot.id" | "snapshot.name");
+            let pairs = keyval::pairs(snapshot, Bare::Always)?;
+            if let Some((key, _)) = pairs.iter().find(|pair| !known(pair)) {
+                tool.out.error_text(&format!("Invalid parameter '{key}'"));
+                return Err(Error::invalid(format!("Failed in parsing snapshot param '{snapshot}'")));
+            }
+        }
+        match sources {
+            [source] => Err(Error::unsupported(format!(
+                "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading \
+                 internal snapshots",
+                source.image.node().name().driver
+            ))),
+            _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
+        }
+    }
+
+    fn copy(
+        &self,
+        tool: &Tool<'_>,
+        sources: &[Segment],
+        name: &str,
+        numbers: &Numbers,
+        progress: &Progress,
+    ) -> Result<()> {
+        let size = sources.iter().map(|s| s.range.end).sum();
+        let backed = self.create(tool, name, size, sources.len(), progress)?;
+        let target = self.open_target(tool, name, numbers.cache)?;
+        if target.len()? < size {
+            return Err(Error::invalid("output file is smaller than input file"));
+        }
+        if self.target.no_create {
+            progress.begin_target(Unfinished::Existing { name: name.to_owned() });
+        }
+        let options = self.copy_options(tool, &target, numbers, backed)?;
+        progress.expect(copy::work(sources, &options, progress).map_err(copy_error)?);
+        copy::copy(sources, &target, &options, progress).map_err(copy_error)?;
+        target.flush()?;
+        target.close()
+    }
+
+    /// Creates the target, unless it exists. Tells whether it is to have a backing file.
+    fn create(
+        &self,
+        tool: &Tool<'_>,
+        name: &str,
+        size: u64,
+        sources: usize,
+        progress: &Progress,
+    ) -> Result<bool> {
+        let env = tool.env();
+        let row = match self.target.format.as_deref() {
+            Some(format) if self.target.no_create => env.drivers.find(format),
+            _ => Some(options::format_row(env, self.target.format())?),
+        };
+        let mut backed = !self.backing.is_none();
+        let mut settings = None;
+        if let Some(row) = row.filter(|_| !self.target.no_create) {
+            let mut all = graph::options_for(env, row, Some(name))?;
+            options::set_all(&mut all, &self.target.options)?;
+            self.backing.set(&mut all, row)?;
+            all.set("size", &size.to_string())?;
+            backed = all.get("backing_file").is_some();
+            if backed && all.get("backing_fmt").is_none() {
+                return Err(Error::invalid("Use of backing file requires explicit backing format"));
+            }
+            settings = Some((row, all));
+        }
+        if backed && sources > 1 {
+            let text = "Having a backing file for the target makes no sense when concatenating multiple input images";
+            return Err(Error::invalid(text));
+        }
+        self.check_compression(row)?;
+        if let Some((row, all)) = settings {
+            begin_creating(tool, name, progress);
+            graph::create(env, row, name, &all)
+                .context(|| format!("error while converting {}", row.name))
+                .context(|| name.to_owned())?;
+        }
+        Ok(backed)
+    }
+
+    fn check_compression(&self, row: Option<&DriverRow>) -> Result<()> {
+        if self.target.compress && !row.is_some_and(|row| row.compresses) {
+            return Err(Error::unsupported("Compression not supported for this file format"));
+        }
+        Ok(())
+    }
+
+    fn open_target(&self, tool: &Tool<'_>, name: &str, cache: CacheMode) -> Result<Image> {
+        let flags = OpenFlags { writable: true, resize: true, discard: true, cache, ..self.input.flags() };
+        let format = match self.target.target_image_opts {
+            true if self.target.format.is_some() => {
+                return Err(Error::invalid("--image-opts and --format are mutually exclusive"));
+            }
+            true => None,
+            false => Some(self.target.format()),
+        };
+        graph::open(tool.env(), &self.target.source(name), format, flags)
+    }
+
+    fn copy_options(
+        &self,
+        tool: &Tool<'_>,
+        target: &Image,
+        numbers: &Numbers,
+        backed: bool,
+    ) -> Result<CopyOptions> {
+        let encrypted = target.node().info().encrypted;
+        if encrypted && self.target.target_is_zero && !self.quiet {
+            tool.out.error_text(
+                "warning: --target-is-zero does not apply to an encrypted target; zeroes are written as well",
+            );
+        }
+        let limits = target.limits();
+        let zero = self.target.target_is_zero || !self.target.no_create && limits.zero_init;
+        let backing = target.node().child("backing").filter(|_| backed);
+        // What a failing disk is asked for, and in which order, matters more than speed.
+        let workers = if self.salvage { 1 } else { numbers.parallel.min(useful_workers()) };
+        let allocates = limits.cluster_size.is_some();
+        Ok(CopyOptions {
+            workers,
+            order: if allocates && !self.oob_writes { Order::Sequential } else { Order::Any },
+            // A hole in a file decrypts to garbage: everything is written.
+            sparse: if encrypted { 0 } else { numbers.sparse },
+            target_is_zero: zero && !encrypted,
+            backing: backing.map(|node| node.len()).transpose()?,
+            rate: numbers.rate,
+            salvage: self.salvage,
+            compressed: self.target.compress,
+        })
+    }
+}
+
+impl TargetArgs {
+    fn format(&self) -> &str {
+        self.format.as_deref().unwrap_or("raw")
+    }
+
+    fn source(&self, name: &str) -> Source {
+        if self.target_image_opts { Source::Options(name.to_owned()) } else { Source::Name(name.to_owned()) }
+    }
+}
+
+fn parse_parallel(text: &str) -> Result<usize> {
+    let number = number::parse_u64(text)
+        .map_err(|_| Error::invalid(format!("Invalid number of coroutines specified: '{text}'.")))?;
+    match usize::try_from(number) {
+        Ok(number) if (1..=MAX_PARALLEL).contains(&(number as u64)) => Ok(number),
+        _ => {
+            let text =
+                format!("Invalid number of coroutines specified. Must be between 1 and {MAX_PARALLEL}.");
+            Err(Error::invalid(text))
+        }
+    }
+}
+
+/// More workers than this only take memory: while some wait for the disk, the others keep all cores busy.
+fn useful_workers() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// From here on the file of that name is ours to delete, if it is one.
+fn begin_creating(tool: &Tool<'_>, name: &str, progress: &Progress) {
+    progress.begin_target(match graph::file_path(tool.env(), name) {
+        Some(path) => Unfinished::creating(path),
+        None => Unfinished::Existing { name: name.to_owned() },
+    });
+}
+
+/// Refuses what would destroy data or cannot work.
+fn check_names(sources: &[Source], target: &Source) -> Result<()> {
+    for source in sources {
+        if is_stream(source) {
+            let text = format!(
+                "'{}' is no image: what comes in a stream cannot be read at any offset",
+                source.text()
+            );
+            return Err(Error::invalid(text).with_hint("Save it to a file first, and convert that."));
+        }
+    }
+    if is_stream(target) {
+        let text = format!("'{}' is no image: a stream cannot be written at any offset", target.text());
+        return Err(Error::invalid(text).with_hint("Convert into a file, and send that on."));
+    }
+    let ids = |source: &Source| {
+        source.file_names().into_iter().filter_map(|name| FileId::of(&name)).collect::<Vec<_>>()
     };
-    let (source, format) = match args.target_image_opts {
-        true => (Source::Options(name.to_owned()), None),
-        false => (Source::Name(name.to_owned()), Some(row.name)),
-    };
-    let target = graph::open(env, &source, format, flags)?;
-    let zero = args.target_is_zero || !args.no_create && target.limits().zero_init;
-    Ok((target, zero))
+    let target_ids = ids(target);
+    match sources.iter().find(|source| ids(source).iter().any(|id| target_ids.contains(id))) {
+        Some(source) => {
+            let text = format!("'{}' is a source and the target at once", source.text());
+            Err(Error::invalid(text).with_hint("Convert into a new file, then rename it over the old one."))
+        }
+        None => Ok(()),
+    }
+}
+
+fn is_stream(source: &Source) -> bool {
+    let streams = ["-", "/dev/stdin", "/dev/stdout", "/dev/stderr"];
+    matches!(source, Source::Name(name) if streams.contains(&name.as_str()))
+}
+
+/// What tells whether two names are one file.
+#[derive(Debug, PartialEq, Eq)]
+enum FileId {
+    Device(u64),
+    File(u64, u64),
+}
+
+impl FileId {
+    fn of(name: &str) -> Option<Self> {
+        let meta = std::fs::metadata(name).ok()?;
+        let device = meta.file_type().is_block_device();
+        Some(if device { FileId::Device(meta.rdev()) } else { FileId::File(meta.dev(), meta.ino()) })
+    }
 }
 
 fn copy_error(error: CopyError) -> Error {
+    let say = |what: String, e: Error| {
+        Error::new(e.kind(), format!("{what}: {}", e.strerror())).with_errno(e.errno())
+    };
     match error {
-        CopyError::Map(e) => e.context("error while reading block status"),
-        CopyError::Read(at, e) => {
-            Error::from_errno(e.errno()).context(format!("error while reading at byte {at}"))
-        }
-        CopyError::Write(at, e) => {
-            Error::from_errno(e.errno()).context(format!("error while writing at byte {at}"))
-        }
-        CopyError::Stopped => Error::new(block::Kind::Interrupted, "interrupted"),
+        CopyError::Status(at, e) => say(format!("error while reading block status at offset {at}"), e),
+        CopyError::Read(at, e) => say(format!("error while reading at byte {at}"), e),
+        CopyError::Write(at, e) => say(format!("error while writing at byte {at}"), e),
     }
 }

@@ -1,23 +1,61 @@
 //! The commands, one file each. A command parses, opens, does and prints.
 
+pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod create;
+pub(crate) mod dd;
 pub(crate) mod info;
 pub(crate) mod map;
+pub(crate) mod measure;
+pub(crate) mod resize;
 
 use crate::cli::{self, Objects};
 use block::graph::Env;
 use block::tool::Out;
-use block::{Error, Result};
+use block::{Error, Image, Node, Result};
 use secret::objects::Added;
 use secret::{OBJECT_TYPES, Registry};
 use std::io::IsTerminal;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
+
+/// Refuses to write over the file that `source` reads from.
+///
+/// # Errors
+/// `target` names that file.
+pub(crate) fn refuse_overwriting(source: &Image, target: &str) -> Result<()> {
+    let target = target.strip_prefix("file:").unwrap_or(target);
+    let Some(of_target) = identity(target) else { return Ok(()) };
+    if files(source.node()).iter().any(|name| identity(name) == Some(of_target)) {
+        let hint = "Write to another file, and move it to this name when all is well.";
+        return Err(Error::invalid(format!("'{target}' is source and target at once")).with_hint(hint));
+    }
+    Ok(())
+}
+
+/// The files below a node.
+fn files(node: &Arc<Node>) -> Vec<String> {
+    let children = node.children();
+    match children.is_empty() {
+        true => vec![node.name().filename.clone()],
+        false => children.iter().flat_map(|child| files(child.node())).collect(),
+    }
+}
+
+/// What tells a file from all others, if there is one of that name.
+fn identity(path: &str) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    // Devices have many names; their number is the same under all of them.
+    let device = metadata.file_type().is_block_device();
+    Some(if device { (u64::MAX, metadata.rdev()) } else { (metadata.dev(), metadata.ino()) })
+}
 
 /// What every command works with.
 #[derive(Debug)]
 pub(crate) struct Tool<'a> {
     /// Where it prints.
-    pub(crate) out: &'a Out,
+    pub(crate) out: &'a Arc<Out>,
     objects: Registry,
 }
 
@@ -26,7 +64,7 @@ impl<'a> Tool<'a> {
     ///
     /// # Errors
     /// The first object that cannot be made.
-    pub(crate) fn start(out: &'a Out, objects: &Objects) -> Result<Option<Self>> {
+    pub(crate) fn start(out: &'a Arc<Out>, objects: &Objects) -> Result<Option<Self>> {
         let mut registry = Registry::new([OBJECT_TYPES]);
         if !objects.objects.is_empty() {
             secret::forbid_core_dump()?;

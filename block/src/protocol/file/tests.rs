@@ -92,7 +92,6 @@ fn the_bytes_locked_are_those_qemu_locks() {
         (OpenFlags { no_share: true, resize: true, ..WRITE }, "", &[100, 101, 103, 201, 203]),
         (OpenFlags { no_io: true, ..READ }, "", &[]),
         (OpenFlags { force_share: true, no_share: true, ..READ }, "", &[100]),
-        (WRITE, ",read-only=on", &[100]),
         (WRITE, ",locking=off", &[]),
         (WRITE, ",locking=on", &[100, 101]),
     ];
@@ -102,6 +101,16 @@ fn the_bytes_locked_are_those_qemu_locks() {
         drop(image);
         assert!(locked_bytes(&path).is_empty(), "{flags:?}{more}");
     }
+}
+
+#[test]
+fn a_read_only_node_is_not_opened_for_writing() {
+    let dir = Dir::new();
+    let path = dir.file("a", 512);
+    let e = dir.open_with(&path, ",read-only=on", WRITE).unwrap_err();
+    assert_eq!(e.kind(), Kind::ReadOnly);
+    assert!(e.to_string().ends_with("': Block node is read-only"), "{e}");
+    dir.open_with(&path, ",read-only=on", READ).unwrap();
 }
 
 #[test]

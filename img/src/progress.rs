@@ -1,0 +1,239 @@
+//! A long operation: its progress, and what becomes of its target when the user interrupts it.
+//!
+//! On a terminal `-p` shows a bar; elsewhere lines as QEMU's tools print them. Without `-p`, SIGUSR1 asks for one line.
+//! Signals are handled by a thread of their own, so that an interrupt is obeyed whatever the operation waits for: the
+//! target is dealt with, and the process dies of the signal.
+
+use crate::target::Unfinished;
+use block::copy::Observer;
+use block::tool::Out;
+use block::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the bar shows.
+const TEMPLATE: &str =
+    "{percent:>3}% {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
+
+/// When progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// All the time.
+    Always,
+    /// One line for each SIGUSR1.
+    OnRequest,
+}
+
+impl Show {
+    /// What `-p` and `-q` say together.
+    pub(crate) fn new(progress: bool, quiet: bool) -> Self {
+        if progress && !quiet { Show::Always } else { Show::OnRequest }
+    }
+}
+
+/// A running operation. Dropped without [`Progress::finish`], it has failed.
+pub(crate) struct Progress(Arc<Shared>);
+
+/// What the operation and the thread that handles signals share.
+struct Shared {
+    out: Arc<Out>,
+    show: Show,
+    /// How much further the next line must be, in percent.
+    step: f64,
+    /// The bar, on a terminal.
+    bar: Option<ProgressBar>,
+    total: AtomicU64,
+    done: AtomicU64,
+    /// The percentage printed last.
+    printed: Mutex<f64>,
+    target: Mutex<Option<Unfinished>>,
+}
+
+impl Progress {
+    /// Starts an operation, and to handle signals. A line is printed for every `step` percent.
+    ///
+    /// # Errors
+    /// Signals cannot be handled.
+    pub(crate) fn start(out: &Arc<Out>, show: Show, step: f64) -> Result<Self> {
+        let bar = (show == Show::Always && out.is_terminal()).then(new_bar);
+        let shared = Arc::new(Shared {
+            out: Arc::clone(out),
+            show,
+            step,
+            bar,
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            printed: Mutex::new(0.0),
+            target: Mutex::new(None),
+        });
+        let signals = Signals::new(handled_signals()).map_err(Error::from)?;
+        let watched = Arc::clone(&shared);
+        std::thread::spawn(move || watched.handle(signals));
+        shared.print_line(0.0);
+        Ok(Progress(shared))
+    }
+
+    /// Says how many bytes there are to do.
+    pub(crate) fn expect(&self, total: u64) {
+        self.0.total.store(total, Ordering::Relaxed);
+        if let Some(bar) = &self.0.bar {
+            bar.set_length(total);
+        }
+    }
+
+    /// From here on, an interrupt or a failure leaves this target incomplete.
+    pub(crate) fn begin_target(&self, target: Unfinished) {
+        *self.0.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+    }
+
+    /// Gives up the target and says what has become of it, for the user.
+    pub(crate) fn abandon_target(&self) -> Option<String> {
+        self.0.abandon_target()
+    }
+
+    /// Ends a successful operation: what the target is now is final.
+    pub(crate) fn finish(self) {
+        self.0.target.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.0.print_line(100.0);
+        if let Some(bar) = &self.0.bar {
+            bar.finish();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        match &self.0.bar {
+            Some(bar) => bar.abandon(),
+            None if self.0.show == Show::Always => self.0.out.line(""),
+            None => {}
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn advance(&self, bytes: u64) {
+        let shared = &self.0;
+        shared.done.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(bar) = &shared.bar {
+            bar.inc(bytes);
+        } else if shared.show == Show::Always && bytes > 0 {
+            shared.print_if_further();
+        }
+    }
+
+    fn status_failed(&self, at: u64, error: &Error) {
+        self.0.warn(&format!("error while reading block status at offset {at}: {}", error.strerror()));
+    }
+
+    fn read_failed(&self, at: u64, error: &Error) {
+        self.0.warn(&format!("error while reading offset {at}: {}", error.strerror()));
+    }
+}
+
+impl Shared {
+    fn percent(&self) -> f64 {
+        let total = self.total.load(Ordering::Relaxed);
+        let done = self.done.load(Ordering::Relaxed).min(total);
+        if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 }
+    }
+
+    fn print_if_further(&self) {
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        let percent = self.percent();
+        if percent > *printed + self.step || percent >= 100.0 && *printed < 100.0 {
+            *printed = percent;
+            self.print_line(percent);
+        }
+    }
+
+    fn print_line(&self, percent: f64) {
+        if self.show == Show::Always && self.bar.is_none() {
+            self.out.print(&format!("{}\r", line(percent)));
+            self.out.flush();
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        let print = || self.out.error_text(&format!("warning: {text}"));
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn abandon_target(&self) -> Option<String> {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).take();
+        target.and_then(Unfinished::abandon)
+    }
+
+    fn handle(&self, mut signals: Signals) {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                self.out.to_stderr(&format!("{}\n", line(self.percent())));
+                continue;
+            }
+            if let Some(bar) = &self.bar {
+                bar.abandon();
+            }
+            if let Some(sentence) = self.abandon_target() {
+                self.out.error_text(&sentence);
+            }
+            // Not caught by anybody, it ends the process; failing that, the operation goes on without a target.
+            let _ = emulate_default_handler(signal);
+        }
+    }
+}
+
+fn line(percent: f64) -> String {
+    format!("    ({percent:.2}/100%)")
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
+    bar.with_style(ProgressStyle::with_template(TEMPLATE).expect("the template names what there is"))
+}
+
+/// SIGUSR1, and what interrupts us, unless whoever started us has it ignored (as `nohup` does, and shells for jobs in
+/// the background).
+fn handled_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored_signals(&status);
+    let heeded = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    heeded.chain([SIGUSR1]).collect()
+}
+
+/// The mask of ignored signals in a process's status file, signal 1 the lowest bit.
+fn ignored_signals(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_wins_over_progress() {
+        assert_eq!(Show::new(true, false), Show::Always);
+        assert_eq!(Show::new(true, true), Show::OnRequest);
+        assert_eq!(Show::new(false, false), Show::OnRequest);
+    }
+
+    #[test]
+    fn signals_ignored_by_the_parent_are_found() {
+        let status = "Name:\timg\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000003\n";
+        assert_eq!(ignored_signals(status), 1 << (SIGHUP - 1) | 1 << (SIGINT - 1));
+        assert_eq!(ignored_signals(""), 0);
+    }
+
+    #[test]
+    fn lines_look_as_scripts_expect() {
+        assert_eq!(line(0.0), "    (0.00/100%)");
+        assert_eq!(line(100.0 / 3.0), "    (33.33/100%)");
+    }
+}
