@@ -3,6 +3,7 @@
 //! A driver may take for granted what [`Node`] guarantees: requests are aligned to its [`Limits`], not longer than its
 //! maximum transfer, inside the image where it does not grow, and never empty.
 
+use crate::graph::ReopenCtx;
 use crate::{Child, IoVec, IoVecMut, Node, Result};
 use bitflags::bitflags;
 use serde_json::Value;
@@ -299,6 +300,17 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Writes back what must be on disk in an image that is closed properly.
     fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A driver that takes this one's place, open as `ctx` says; it may share what stays as it is. Nothing is in flight,
+    /// and what was written has been flushed. If something else fails, this driver stays in place.
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        Err(ctx.unsupported())
+    }
+
+    /// What is to be done first by a driver that [`Driver::reopen`] gave, when all nodes have been reopened.
+    fn start(&self) -> Result<()> {
         Ok(())
     }
 

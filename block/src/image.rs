@@ -34,6 +34,11 @@ impl Image {
         &self.node
     }
 
+    /// Sets when writes through this handle count as done.
+    pub fn set_write_cache(&mut self, cache: WriteCache) {
+        self.cache = cache;
+    }
+
     /// Length in bytes, a multiple of 512.
     ///
     /// # Errors

@@ -6,13 +6,15 @@
 
 use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};
+use crate::graph::Opened;
 use crate::inflight::{InFlight, Mode};
 use crate::{
     Breakpoints, Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind,
     Mapping, Options, Perm, Perms, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
+use arc_swap::{ArcSwap, Guard};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Image lengths are multiples of this many bytes: a file's last, partial sector reads as if zeroes followed.
 pub const SECTOR: u64 = 512;
@@ -73,12 +75,24 @@ pub struct NodeName {
     pub options: Options,
 }
 
+/// What changes when a node is reopened.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The driver.
+    pub(crate) driver: Box<dyn Driver>,
+    /// What the user said about the node.
+    pub(crate) flags: NodeFlags,
+    /// What it was opened with, for nodes that can be reopened.
+    pub(crate) opened: Option<Opened>,
+}
+
 /// A driver in the graph: see the module documentation.
 #[derive(Debug)]
 pub struct Node {
-    driver: Box<dyn Driver>,
+    state: ArcSwap<State>,
     name: NodeName,
-    flags: NodeFlags,
+    /// What the parent does with it, and lets others do.
+    perms: Mutex<Perms>,
     inflight: InFlight,
     pool: Pool,
 }
@@ -86,7 +100,28 @@ pub struct Node {
 impl Node {
     /// Puts `driver` into a node.
     pub fn new(driver: Box<dyn Driver>, name: NodeName, flags: NodeFlags) -> Arc<Self> {
-        Arc::new(Node { driver, name, flags, inflight: InFlight::default(), pool: Pool::new() })
+        Self::with_state(State { driver, flags, opened: None }, name)
+    }
+
+    pub(crate) fn with_state(state: State, name: NodeName) -> Arc<Self> {
+        let state = ArcSwap::from_pointee(state);
+        let perms = Mutex::new(Perms { own: Perm::empty(), shared: Perm::all() });
+        Arc::new(Node { state, name, perms, inflight: InFlight::default(), pool: Pool::new() })
+    }
+
+    /// What holds until the node is reopened; requests that began before may go on with what they have.
+    pub(crate) fn state(&self) -> Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// Replaces the driver.
+    pub(crate) fn replace(&self, state: State) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// What was permitted last.
+    pub(crate) fn perms(&self) -> Perms {
+        *self.perms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How this node is called.
@@ -96,12 +131,12 @@ impl Node {
 
     /// Whether the node was opened without the right to write.
     pub fn is_read_only(&self) -> bool {
-        self.flags.read_only
+        self.state().flags.read_only
     }
 
     /// Whether nobody named the format, so that probing chose it.
     pub fn is_guessed(&self) -> bool {
-        self.flags.guessed
+        self.state().flags.guessed
     }
 
     /// Length in bytes, a multiple of [`SECTOR`].
@@ -109,17 +144,17 @@ impl Node {
     /// # Errors
     /// The driver's.
     pub fn len(&self) -> Result<u64> {
-        Ok(self.driver.len()?.next_multiple_of(SECTOR))
+        Ok(self.state().driver.len()?.next_multiple_of(SECTOR))
     }
 
     /// What the driver can do.
     pub fn limits(&self) -> Limits {
-        self.driver.limits()
+        self.state().driver.limits()
     }
 
     /// The nodes below.
     pub fn children(&self) -> Arc<[Child]> {
-        self.driver.children()
+        self.state().driver.children()
     }
 
     /// The node below in the given role, such as `file`.
@@ -137,30 +172,39 @@ impl Node {
     /// # Errors
     /// Another process holds what is wanted, or wants what is not shared; a read-only node is to be written; or the last
     /// request unit is not whole, so that writing to it would need the right to grow.
-    pub fn permit(&self, mut perms: Perms) -> Result<()> {
-        if self.flags.force_share {
-            perms.shared = Perm::all();
-        }
-        if self.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::RESIZE) {
+    pub fn permit(&self, perms: Perms) -> Result<()> {
+        let state = self.state();
+        if state.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::RESIZE) {
             return Err(Error::new(Kind::ReadOnly, "Block node is read-only").with_errno(nix::libc::EPERM));
         }
+        self.permit_for(&state, perms)
+    }
+
+    /// Like [`Node::permit`], for what this node is or will be.
+    pub(crate) fn permit_for(&self, state: &State, mut perms: Perms) -> Result<()> {
+        if state.flags.force_share {
+            perms.shared = Perm::all();
+        }
         let grows = perms.own.contains(Perm::RESIZE) || !perms.own.contains(Perm::WRITE);
-        if !grows && !self.len()?.is_multiple_of(u64::from(self.limits().request_align)) {
+        let align = u64::from(state.driver.limits().request_align);
+        if !grows && !state.driver.len()?.next_multiple_of(SECTOR).is_multiple_of(align) {
             return Err(Error::invalid(
                 "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
             ));
         }
-        self.driver.permit(perms)
+        state.driver.permit(perms)?;
+        *self.perms.lock().unwrap_or_else(PoisonError::into_inner) = perms;
+        Ok(())
     }
 
     /// What the format says about itself.
     pub fn info(&self) -> FormatInfo {
-        self.driver.info()
+        self.state().driver.info()
     }
 
     /// Space used on disk in bytes, where known: the driver's own figure, or that of the nodes below without backing.
     pub fn allocated(&self) -> Option<u64> {
-        self.driver.allocated().or_else(|| {
+        self.state().driver.allocated().or_else(|| {
             let children = self.children();
             let below = children.iter().filter(|c| c.role() != "backing");
             below.map(|c| c.node().allocated()).reduce(|a, b| Some(a? + b?)).flatten()
@@ -195,7 +239,7 @@ impl Node {
             let mut piece = to.split_to(usize::try_from(max).unwrap_or(usize::MAX));
             let len = piece.len() as u64;
             // The driver may take the vector apart.
-            self.driver.read(at, &mut piece)?;
+            self.state().driver.read(at, &mut piece)?;
             at += len;
         }
         Ok(())
@@ -208,7 +252,7 @@ impl Node {
             let mut piece = to.split_to((max - (at - start)) as usize);
             let cover = cover(at, piece.len() as u64, limits);
             let mut bounce = self.pool.take((cover.end - cover.start) as usize);
-            self.driver.read(cover.start, &mut IoVecMut::from(&mut *bounce))?;
+            self.state().driver.read(cover.start, &mut IoVecMut::from(&mut *bounce))?;
             let skip = (at - cover.start) as usize;
             piece.copy_from_slice(&bounce[skip..skip + piece.len()]);
             at += piece.len() as u64;
@@ -224,7 +268,7 @@ impl Node {
         if from.is_empty() {
             return Ok(());
         }
-        if self.flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero) {
+        if self.state().flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero) {
             let range = at..at + from.len() as u64;
             return self.write_zeroes(range, self.detected_flags(flags));
         }
@@ -251,7 +295,7 @@ impl Node {
     fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {
         let mut zero = ZeroFlags::empty();
         zero.set(ZeroFlags::FUA, flags.contains(WriteFlags::FUA));
-        zero.set(ZeroFlags::MAY_UNMAP, self.flags.detect_zeroes == DetectZeroes::Unmap);
+        zero.set(ZeroFlags::MAY_UNMAP, self.state().flags.detect_zeroes == DetectZeroes::Unmap);
         zero
     }
 
@@ -267,11 +311,11 @@ impl Node {
         while done < from.len() {
             let piece = from.slice(done, usize::try_from(max).unwrap_or(usize::MAX));
             if aligned {
-                self.driver.write(at + done as u64, &piece, flags)?;
+                self.state().driver.write(at + done as u64, &piece, flags)?;
             } else {
                 let mut bounce = self.pool.take(piece.len());
                 piece.copy_to_slice(&mut bounce);
-                self.driver.write(at + done as u64, &IoVec::from(&*bounce), flags)?;
+                self.state().driver.write(at + done as u64, &IoVec::from(&*bounce), flags)?;
             }
             done += piece.len();
         }
@@ -316,7 +360,7 @@ impl Node {
         outside.fill(0);
         edges().for_each(|edge| self.event(edge.before()));
         if !inside.is_empty() {
-            self.driver.read(units.start, &mut IoVecMut::from(inside))?;
+            self.state().driver.read(units.start, &mut IoVecMut::from(inside))?;
         }
         edges().for_each(|edge| self.event(edge.after()));
         Ok(bytes)
@@ -327,7 +371,7 @@ impl Node {
     /// # Errors
     /// `Unsupported` when [`ZeroFlags::NO_FALLBACK`] is set and the driver has nothing better than writing zeroes.
     pub fn write_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
-        flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.flags.discard);
+        flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.state().flags.discard);
         let limits = self.limits();
         let fua = flags.contains(ZeroFlags::FUA);
         let native_fua = limits.write_flags.contains(WriteFlags::FUA);
@@ -341,7 +385,7 @@ impl Node {
     fn zero_piece(&self, piece: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
         if cover(piece.start, piece.end - piece.start, limits) == piece {
             let _guard = self.inflight.begin(piece.clone(), Mode::Plain);
-            match self.driver.write_zeroes(piece.clone(), flags) {
+            match self.state().driver.write_zeroes(piece.clone(), flags) {
                 Err(e) if e.kind() == Kind::Unsupported => {}
                 done => return done,
             }
@@ -373,11 +417,11 @@ impl Node {
     pub fn discard(&self, range: Range<u64>) -> Result<()> {
         let align = u64::from(self.limits().request_align);
         let range = range.start.next_multiple_of(align)..range.end - range.end % align;
-        if !self.flags.discard || range.is_empty() {
+        if !self.state().flags.discard || range.is_empty() {
             return Ok(());
         }
         let _guard = self.inflight.begin(range.clone(), Mode::Plain);
-        match self.driver.discard(range) {
+        match self.state().driver.discard(range) {
             Err(e) if e.kind() == Kind::Unsupported => Ok(()),
             done => done,
         }
@@ -388,7 +432,7 @@ impl Node {
     /// # Errors
     /// The driver's.
     pub fn flush(&self, level: Level) -> Result<()> {
-        self.driver.flush(level)
+        self.state().driver.flush(level)
     }
 
     /// What the run at `at` is in this layer; past the end, zeroes.
@@ -403,7 +447,7 @@ impl Node {
         let limits = self.limits();
         let cover = cover(at, max.min(left), &limits);
         let skip = at - cover.start;
-        let mut mapping = self.driver.map(cover.start, cover.end - cover.start, want)?;
+        let mut mapping = self.state().driver.map(cover.start, cover.end - cover.start, want)?;
         if mapping.len <= skip {
             // The unit is of more than one kind: stored bytes, as a request cannot tell its parts apart.
             mapping = Mapping::data(u64::from(limits.request_align));
@@ -443,7 +487,7 @@ impl Node {
 
     /// Applies `f` to the room of this driver or of the one below that stores the image.
     fn with_vmstate<T>(&self, f: impl FnOnce(&dyn VmState) -> Result<T>) -> Result<T> {
-        match (self.driver.vmstate(), self.primary()) {
+        match (self.state().driver.vmstate(), self.primary()) {
             (Some(room), _) => f(room),
             (None, Some(below)) => below.with_vmstate(f),
             (None, None) => Err(Error::from_errno(nix::libc::ENOTSUP)),
@@ -455,7 +499,7 @@ impl Node {
     /// # Errors
     /// `ENOTSUP` where none has, or those of `f`.
     pub fn with_breakpoints<T>(&self, f: impl FnOnce(&dyn Breakpoints) -> Result<T>) -> Result<T> {
-        match (self.driver.breakpoints(), self.primary()) {
+        match (self.state().driver.breakpoints(), self.primary()) {
             (Some(points), _) => f(points),
             (None, Some(below)) => below.with_breakpoints(f),
             (None, None) => Err(Error::from_errno(nix::libc::ENOTSUP)),
@@ -473,12 +517,12 @@ impl Node {
     /// The driver's.
     pub fn truncate(&self, to: Resize) -> Result<()> {
         let quiesced = self.drain();
-        self.driver.truncate(&quiesced, to)
+        self.state().driver.truncate(&quiesced, to)
     }
 
     /// Whether the format has a consistency check.
     pub fn has_check(&self) -> bool {
-        self.driver.check().is_some()
+        self.state().driver.check().is_some()
     }
 
     /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each
@@ -487,7 +531,8 @@ impl Node {
     /// # Errors
     /// `Unsupported` where the format has no check; otherwise the check could not be done.
     pub fn check(&self, repair: Repair, report: &mut dyn FnMut(&str)) -> Result<CheckResult> {
-        let check = self
+        let state = self.state();
+        let check = state
             .driver
             .check()
             .ok_or_else(|| Error::unsupported("This image format does not support checks"))?;
@@ -501,7 +546,7 @@ impl Node {
 
     /// Announces a point that fault injection may be waiting for.
     pub fn event(&self, event: Event) {
-        self.driver.event(event);
+        self.state().driver.event(event);
     }
 
     /// Closes this node and those below, parents first. Every node is closed even when one fails.
@@ -512,8 +557,8 @@ impl Node {
         let children = self.children();
         // What is written last is what the lowest layers make durable.
         let level = if children.is_empty() { Level::Disk } else { Level::Os };
-        let mut result = if self.flags.read_only { Ok(()) } else { self.driver.flush(level) };
-        result = result.and(self.driver.close());
+        let mut result = if self.state().flags.read_only { Ok(()) } else { self.state().driver.flush(level) };
+        result = result.and(self.state().driver.close());
         for child in children.iter() {
             result = result.and(child.node().close());
         }

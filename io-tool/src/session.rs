@@ -4,7 +4,7 @@ use crate::args::Words;
 use crate::command::{self, CommandRow, Failure, Needs};
 use crate::pending::{Notices, Pending};
 use block::buffer::Buffer;
-use block::graph::{self, CacheMode, Env, OpenFlags, Source};
+use block::graph::{self, CacheMode, Env, OpenFlags, Reopen, Source};
 use block::tool::Out;
 use block::{Error, Image, Kind, Options, Result, Tell};
 use secret::Registry;
@@ -144,6 +144,7 @@ impl<'a> Session<'a> {
             Source::Name(name) => e.context(format!("can't open device {name}")),
             Source::Options(_) => e.context("can't open"),
         })?;
+        self.out.warn_if_guessed(&image);
         self.image = Some(image);
         Ok(())
     }
@@ -180,12 +181,20 @@ impl<'a> Session<'a> {
         self.image.as_ref().ok_or_else(|| Failure::Complaint("no file open, try 'help open'".into()))
     }
 
-    /// The open image, to be changed.
+    /// Changes how the image is open, when all requests have finished.
     ///
     /// # Errors
-    /// There is none.
-    pub(crate) fn image_mut(&mut self) -> Result<&mut Image, Failure> {
-        self.image.as_mut().ok_or_else(|| Failure::Complaint("no file open, try 'help open'".into()))
+    /// No image is open, or what cannot be changed.
+    pub(crate) fn reopen(&mut self, change: Reopen) -> Result<(), Failure> {
+        self.image()?;
+        self.finish_pending();
+        let Some(image) = &mut self.image else { return Ok(()) };
+        let cache = change.cache;
+        graph::reopen(Env { drivers: formats::DRIVERS, objects: self.objects }, image.node(), change)?;
+        if let Some(cache) = cache {
+            image.set_write_cache(cache.write);
+        }
+        Ok(())
     }
 
     /// Starts a request on the image that does not hold up the commands after it; `run` gives its report.

@@ -277,3 +277,31 @@ fn commands_from_standard_input_follow_a_prompt() {
     }
     assert!(differing.is_empty(), "{differing}");
 }
+
+#[test]
+fn images_are_reopened_alike() {
+    let part = "--image-opts driver=raw,offset=512,size=1024,file.filename=a.raw";
+    let lines = [
+        "-c reopen -c 'reopen x' -c 'reopen -x' -c 'reopen -c' -c 'reopen -rw' -c 'reopen -r -r'",
+        "-c 'reopen -c foo' -c 'reopen -r -o read-only=on' -c 'reopen -c none -o cache.direct=on'",
+        "-c 'reopen -r' -c 'write 0 1' -c 'read -v 0 4' -c 'reopen -w' -c 'write 0 1k' -c 'reopen -o read-only=on'",
+        "-c 'reopen -o foo=bar' -c 'reopen -o driver=raw' -c 'reopen -o driver=qcow2' -c 'reopen -o node-name=x'",
+        "-c 'reopen -o file.filename=b.raw' -c 'reopen -o file.filename=a.raw' -c 'reopen -o file.locking=off'",
+        "-c 'reopen -o file.driver=file' -c 'reopen -o file.aio=io_uring' -c 'reopen -o file.foo=1' -c 'reopen -o file=x'",
+        "-c 'reopen -o size=x' -c 'reopen -o size=1000' -c 'reopen -o size=1G' -c 'reopen -o offset=3M' -c length",
+        "-c 'reopen -o offset=1k,size=512' -c 'write -P 1 0 512' -c 'write 512 1' -c length -c 'reopen -o size=1k' -c length",
+        "-c 'reopen -o discard=off' -c 'discard 0 64k' -c 'reopen -o discard=on' -c 'reopen -o detect-zeroes=foo'",
+        "-c 'reopen -o force-share=on' -c 'reopen -o auto-read-only=on' -c 'reopen -o cache.writeback=off'",
+        "-c 'reopen -o backing.driver=raw' -c 'reopen -c none' -c 'write -P 3 1 1' -c 'reopen -o cache.direct=off'",
+        "-c 'reopen -o cache.no-flush=on' -c flush -c 'reopen -c writethrough' -c 'write -P 4 7 9'",
+    ];
+    let lines: Vec<_> = lines.iter().map(|line| format!("-f raw a.raw {line}")).collect();
+    check(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    check(&[
+        "-r -f raw a.raw -c 'reopen -w -o size=512' -c 'write 0 1k' -c 'write 0 512' -c length",
+        &format!(
+            "{part} -c 'reopen -o size=512' -c 'write 512 1' -c 'write 0 512' -c 'reopen -o offset=0' -c 'write 0 1'"
+        ),
+        "null-co:// -c 'reopen -r' -c 'write 0 512' -c 'reopen -w' -c 'write 0 512' -c 'reopen -o foo=1'",
+    ]);
+}

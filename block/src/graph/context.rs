@@ -6,6 +6,7 @@ use crate::{Child, Context, Error, Node, Options, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 /// Handed to a driver's open function.
@@ -48,6 +49,11 @@ impl OpenCtx<'_> {
             }
             _ => format!("Block format '{name}' does not support the option '{key}'"),
         })
+    }
+
+    /// Tells the user something that is no reason to fail, on standard error.
+    pub fn warn(&self, text: &str) {
+        let _ = std::io::stderr().write_all(text.as_bytes());
     }
 
     /// Whether the options (or the file name) describe a child in this role.

@@ -8,6 +8,7 @@ mod context;
 mod create;
 mod name;
 mod open;
+mod reopen;
 mod table;
 
 pub use context::OpenCtx;
@@ -17,9 +18,11 @@ pub use create::{
 };
 pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node, open_tree, open_unnamed};
+pub(crate) use reopen::Opened;
+pub use reopen::{Reopen, ReopenCtx, reopen};
 pub use table::{DriverKind, DriverRow, DriverTable, Probe};
 
-use crate::{DetectZeroes, Error, Result, WriteCache};
+use crate::{DetectZeroes, Error, NodeFlags, Result, WriteCache};
 use bitflags::bitflags;
 use serde::de::DeserializeOwned;
 
@@ -112,6 +115,17 @@ pub struct OpenFlags {
 }
 
 impl OpenFlags {
+    /// The part that a node keeps.
+    fn for_node(&self) -> NodeFlags {
+        NodeFlags {
+            read_only: !self.writable,
+            guessed: false,
+            force_share: self.force_share,
+            discard: self.discard,
+            detect_zeroes: self.detect_zeroes,
+        }
+    }
+
     /// What the user of the opened image needs, letting others do anything that does not conflict.
     fn perms(&self) -> Perms {
         let mut own = if self.no_io { Perm::empty() } else { Perm::READ };

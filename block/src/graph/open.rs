@@ -1,8 +1,9 @@
 //! Opening: resolve the name, open the protocol, probe, open the format.
 
 use super::name::{has_protocol, json_name};
+use super::reopen::Opened;
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
-use crate::node::{DetectZeroes, NodeFlags, NodeName};
+use crate::node::{DetectZeroes, NodeFlags, NodeName, State};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
@@ -180,7 +181,7 @@ pub(super) fn open_child(
 }
 
 /// How the nodes below one with these flags are opened: what is discarded there is the upper node's decision.
-fn below(flags: OpenFlags) -> OpenFlags {
+pub(super) fn below(flags: OpenFlags) -> OpenFlags {
     OpenFlags { discard: true, ..flags }
 }
 
@@ -211,7 +212,7 @@ pub(super) struct Opener<'a> {
 /// Options every node takes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct Common {
+pub(super) struct Common {
     node_name: Option<String>,
     read_only: Option<bool>,
     auto_read_only: Option<bool>,
@@ -220,6 +221,12 @@ struct Common {
     detect_zeroes: Option<String>,
     cache: CacheSwitches,
     active: Option<bool>,
+    /// All of them, as they were given.
+    #[serde(skip)]
+    given: Options,
+    /// What the node would be opened with if none of them were.
+    #[serde(skip)]
+    inherited: OpenFlags,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -229,7 +236,8 @@ struct CacheSwitches {
     no_flush: Option<bool>,
 }
 
-const COMMON: [&str; 8] = [
+/// The names of the options every node takes.
+pub(super) const COMMON: [&str; 8] = [
     "node-name",
     "read-only",
     "auto-read-only",
@@ -264,7 +272,7 @@ impl Opener<'_> {
         }
     }
 
-    fn take_common(&mut self, options: &mut Options) -> Result<Common> {
+    pub(super) fn take_common(&mut self, options: &mut Options) -> Result<Common> {
         let mut tree = Options::new();
         for key in COMMON {
             if let Some(value) = options.take(key) {
@@ -274,7 +282,7 @@ impl Opener<'_> {
                 }
             }
         }
-        let common: Common = tree.parse()?;
+        let common = Common { given: tree.clone(), inherited: self.flags, ..tree.parse()? };
         let flags = &mut self.flags;
         flags.writable &= !common.read_only.unwrap_or(false);
         flags.force_share |= common.force_share.unwrap_or(false);
@@ -325,7 +333,12 @@ impl Opener<'_> {
     }
 
     /// Opens the protocol, looks at what is there, and puts the format on it.
-    fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
+    fn probed(
+        mut self,
+        filename: Option<String>,
+        mut options: Options,
+        common: &Common,
+    ) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
             None | Some(ChildSource::Nothing) => {
                 return Err(Error::invalid("Must specify either driver or file"));
@@ -367,14 +380,11 @@ impl Opener<'_> {
             )));
         }
         let name = node_name(row, &ctx.options, &ctx.opened, common);
-        let node_flags = NodeFlags {
-            read_only: !flags.writable,
-            guessed,
-            force_share: flags.force_share,
-            discard: flags.discard,
-            detect_zeroes: flags.detect_zeroes,
-        };
-        let node = Node::new(driver, name, node_flags);
+        let OpenCtx { options, .. } = ctx;
+        let opened =
+            Opened { row, options, common: common.given.clone(), inherited: common.inherited, depth };
+        let flags = NodeFlags { guessed, ..flags.for_node() };
+        let node = Node::with_state(State { driver, flags, opened: Some(opened) }, name);
         node.permit(perms)?;
         Ok(node)
     }

@@ -1,6 +1,6 @@
 //! An image of nothing, for measuring what is above it: writes vanish, reads give zeroes.
 
-use crate::graph::{DriverKind, DriverRow, OpenCtx};
+use crate::graph::{DriverKind, DriverRow, OpenCtx, ReopenCtx};
 use crate::{
     Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Options, Result, Want, WriteFlags,
     ZeroFlags,
@@ -65,16 +65,20 @@ struct Null {
 }
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
-    let options: NullOptions = ctx.options()?;
-    let latency = u64::try_from(options.latency_ns).map_err(|_| Error::invalid("latency-ns is invalid"))?;
-    Ok(Box::new(Null {
-        size: options.size.map_or(1 << 30, |s| s.0),
-        latency: Duration::from_nanos(latency),
-        read_zeroes: options.read_zeroes,
-    }))
+    Ok(Box::new(Null::new(&ctx.options()?)?))
 }
 
 impl Null {
+    fn new(options: &NullOptions) -> Result<Self> {
+        let latency =
+            u64::try_from(options.latency_ns).map_err(|_| Error::invalid("latency-ns is invalid"))?;
+        Ok(Null {
+            size: options.size.map_or(1 << 30, |s| s.0),
+            latency: Duration::from_nanos(latency),
+            read_zeroes: options.read_zeroes,
+        })
+    }
+
     fn wait(&self) -> Result<()> {
         if !self.latency.is_zero() {
             std::thread::sleep(self.latency);
@@ -116,6 +120,10 @@ impl Driver for Null {
 
     fn flush(&self, _level: Level) -> Result<()> {
         self.wait()
+    }
+
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        Ok(Box::new(Null::new(&ctx.options(&[])?)?))
     }
 
     fn allocated(&self) -> Option<u64> {

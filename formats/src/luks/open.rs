@@ -8,6 +8,7 @@ use super::secret as passphrase;
 use crate::crypto::{self, SectorCipher, SectorSize};
 use block::graph::OpenCtx;
 use block::{Child, Driver, Error, Perm, Perms, Result};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a slot's key derivation may take unless the user says otherwise, in seconds.
@@ -61,7 +62,7 @@ fn unlock(
     options: &OpenOptions,
     file: &Child,
     header: &Header,
-) -> Result<Box<dyn SectorCipher>> {
+) -> Result<Arc<dyn SectorCipher>> {
     let secret = passphrase::find(ctx.env, options.key_secret.as_deref())?;
     let seconds = match ctx.flags.max_kdf_seconds {
         0 => MAX_KDF_SECONDS,
@@ -70,5 +71,5 @@ fn unlock(
     let read = |at: header::Sectors, material: &mut [u8]| file.read_exact(at.bytes(), material);
     let search = Search::new(header, &read, Duration::from_secs(seconds.into()))?;
     let key = passphrase::unlock(&search, secret)?;
-    crypto::new(&header.cipher, key.as_bytes(), SectorSize::B512)
+    crypto::new(&header.cipher, key.as_bytes(), SectorSize::B512).map(Arc::from)
 }

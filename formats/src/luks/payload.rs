@@ -8,8 +8,10 @@
 
 use super::header::Header;
 use super::info;
+use super::options::OpenOptions;
 use crate::crypto::SectorCipher;
 use block::buffer::Pool;
+use block::graph::ReopenCtx;
 use block::{
     Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Quiesced, Resize,
     Result, SECTOR, Want, WriteFlags,
@@ -26,10 +28,11 @@ const FUA_PIECE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Payload {
     file: Child,
+    detached: Option<Child>,
     children: Arc<[Child]>,
     header: Header,
     /// `None`: opened without the key, for reports only.
-    cipher: Option<Box<dyn SectorCipher>>,
+    cipher: Option<Arc<dyn SectorCipher>>,
     pool: Pool,
 }
 
@@ -39,11 +42,11 @@ impl Payload {
         file: Child,
         detached: Option<Child>,
         header: Header,
-        cipher: Option<Box<dyn SectorCipher>>,
+        cipher: Option<Arc<dyn SectorCipher>>,
     ) -> Self {
         // In the order in which QEMU reports them.
-        let children = detached.into_iter().chain([file.clone()]).collect();
-        Payload { file, children, header, cipher, pool: Pool::new() }
+        let children = detached.iter().chain([&file]).cloned().collect();
+        Payload { file, detached, children, header, cipher, pool: Pool::new() }
     }
 
     fn start(&self) -> u64 {
@@ -142,6 +145,13 @@ impl Driver for Payload {
         self.file.truncate(Resize { size: self.place(to.size)?, ..to })
     }
 
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        let _: OpenOptions = ctx.options(&[])?;
+        let file = ctx.child("file", ctx.perms)?;
+        let (detached, header, cipher) = (self.detached.clone(), self.header.clone(), self.cipher.clone());
+        Ok(Box::new(Payload::new(file, detached, header, cipher)))
+    }
+
     fn event(&self, event: Event) {
         self.file.node().event(event);
     }
@@ -184,7 +194,7 @@ mod tests {
         let mut slots = Slots::new(cipher, key_bytes, &[]);
         slots.file.resize(slots.file.len() + len, 0);
         let (cipher, file) = (slots.cipher(), Memory::child(slots.file));
-        let driver = Payload::new(file.clone(), None, slots.header, Some(cipher));
+        let driver = Payload::new(file.clone(), None, slots.header, Some(cipher.into()));
         let node = Node::new(Box::new(driver), NodeName::default(), NodeFlags::default());
         (Image::new(node, WriteCache::Back), file)
     }

@@ -173,6 +173,7 @@ impl MappedFormat for Qcow2 {
             discard_granularity: cluster,
             zero_init: self.zero_init(),
             cluster_size: Some(cluster),
+            write_flags: WriteFlags::COMPRESSED,
             ..Limits::default()
         }
     }

@@ -2,7 +2,7 @@
 
 mod create;
 
-use block::graph::{DriverKind, DriverRow, DriverTable, OpenCtx, Probe};
+use block::graph::{DriverKind, DriverRow, DriverTable, OpenCtx, Probe, ReopenCtx};
 use block::{
     Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Perm, Perms, Quiesced, Resize,
     Result, SECTOR, Want, WriteFlags, ZeroFlags,
@@ -42,17 +42,20 @@ struct Raw {
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: RawOptions = ctx.options()?;
-    let mut perms = ctx.perms;
-    if options.offset.is_some() || options.size.is_some() {
-        // The part must stay where it is.
-        perms = Perms { own: perms.own, shared: perms.shared - Perm::RESIZE };
-    }
-    let file = ctx.child("file", perms)?;
-    let offset = options.offset.map_or(0, |o| o.0);
-    let size = options.size.map(|s| s.0);
-    check_part(&file, offset, size)?;
+    let file = ctx.child("file", options.perms(ctx.perms))?;
     let guesses = ctx.guessed.then_some(ctx.env.drivers);
-    Ok(Box::new(Raw { children: Arc::from([file.clone()]), file, offset, size, guesses }))
+    Ok(Box::new(Raw::new(file, &options, guesses)?))
+}
+
+impl RawOptions {
+    /// What is wanted of the file by a parent that wants `perms`.
+    fn perms(&self, perms: Perms) -> Perms {
+        match (self.offset, self.size) {
+            (None, None) => perms,
+            // The part must stay where it is.
+            _ => Perms { own: perms.own, shared: perms.shared - Perm::RESIZE },
+        }
+    }
 }
 
 fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
@@ -74,6 +77,13 @@ fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
 }
 
 impl Raw {
+    fn new(file: Child, options: &RawOptions, guesses: Option<DriverTable>) -> Result<Self> {
+        let offset = options.offset.map_or(0, |o| o.0);
+        let size = options.size.map(|s| s.0);
+        check_part(&file, offset, size)?;
+        Ok(Raw { children: Arc::from([file.clone()]), file, offset, size, guesses })
+    }
+
     fn shift(&self, at: u64) -> Result<u64> {
         at.checked_add(self.offset).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
     }
@@ -155,6 +165,12 @@ impl Driver for Raw {
         let size =
             self.shift(to.size).map_err(|_| Error::invalid("Disk size too large for the chosen offset"))?;
         self.file.node().truncate(Resize { size, ..to })
+    }
+
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        let options: RawOptions = ctx.options(&["offset", "size"])?;
+        let file = ctx.child("file", options.perms(ctx.perms))?;
+        Ok(Box::new(Raw::new(file, &options, self.guesses)?))
     }
 
     fn event(&self, event: Event) {

@@ -2,9 +2,9 @@
 
 use super::{CommandRow, Count, Failure, Needs, Outcome};
 use crate::args::{Words, switch, valued};
-use crate::session::{OpenArgs, Session};
-use block::Options;
-use block::graph::Source;
+use crate::session::{OpenArgs, Session, cache_mode};
+use block::graph::{Reopen, Source};
+use block::{Error, Options};
 use secret::options::keyval::{self, Bare};
 
 /// `open`.
@@ -84,7 +84,26 @@ fn options(text: &str) -> block::Result<Options> {
     Options::from_pairs(keyval::pairs(text, Bare::Always)?)
 }
 
-fn reopen(_session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
-    while words.next_option()?.is_some() {}
-    Err(Failure::Usage)
+fn reopen(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
+    let mut change = Reopen::default();
+    while let Some((letter, value)) = words.next_option()? {
+        match letter {
+            'r' | 'w' if change.writable.is_some() => {
+                return Err(Error::invalid("Only one -r/-w option may be given").into());
+            }
+            'r' | 'w' => change.writable = Some(letter == 'w'),
+            'c' => change.cache = Some(cache_mode(value)?),
+            _ => change.options.overlay(options(value)?)?,
+        }
+    }
+    if !words.operands().is_empty() {
+        return Err(Failure::Usage);
+    }
+    if change.writable.is_some() && change.options.get("read-only").is_some() {
+        return Err(Error::invalid("Cannot set both -r/-w and 'read-only'").into());
+    }
+    if change.cache.is_some() && change.options.get("cache").is_some() {
+        return Err(Error::invalid("Cannot set both -c and the cache options").into());
+    }
+    Ok(session.reopen(change)?)
 }

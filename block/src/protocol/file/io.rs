@@ -1,6 +1,7 @@
 //! Requests on a file.
 
-use super::{FileDriver, FileKind};
+use super::{FileDriver, FileKind, FileOptions};
+use crate::graph::ReopenCtx;
 use crate::{
     Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Perms, Quiesced, Resize, Result,
     Want, WriteFlags, ZeroFlags,
@@ -213,7 +214,13 @@ impl Driver for FileDriver {
     }
 
     fn permit(&self, perms: Perms) -> Result<()> {
-        self.locks.change(&self.file, &self.path, perms)
+        self.locks.change(&self.locked, &self.path, perms)
+    }
+
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        let options: FileOptions = ctx.options(&[])?;
+        options.check(ctx.flags)?;
+        Ok(Box::new(self.reopened(ctx.flags)?))
     }
 
     fn info(&self) -> FormatInfo {

@@ -20,10 +20,10 @@ use serde::Deserialize;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 /// Regular files.
 pub static FILE: DriverRow = DriverRow {
@@ -144,21 +144,23 @@ impl FileKind {
 
 #[derive(Debug)]
 struct FileDriver {
-    file: File,
+    file: Arc<File>,
     path: String,
     kind: FileKind,
     /// Length in bytes.
-    len: AtomicU64,
+    len: Arc<AtomicU64>,
     align: Alignment,
     /// Logical sector of a block device in bytes; 1 for anything else.
     sector: u32,
     no_flush: bool,
-    flush_failed: AtomicBool,
+    flush_failed: Arc<AtomicBool>,
     /// The file system has no operation that zeroes and keeps the space.
     no_zero_range: AtomicBool,
     /// The last run of stored bytes that was seen: see [`map`].
     data: Mutex<Range<u64>>,
-    locks: Locks,
+    /// The file that the locks are on, which reopening does not change.
+    locked: Arc<File>,
+    locks: Arc<Locks>,
 }
 
 fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn Driver>> {
@@ -173,7 +175,7 @@ fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn D
     if std::fs::metadata(&path).is_ok_and(|m| m.file_type().is_fifo()) {
         return Err(family.refusal(driver, &path));
     }
-    let file = open_path(&path, ctx.flags)?;
+    let file = open_path(&path, &path, ctx.flags)?;
     let kind = FileKind::of(&file.metadata()?);
     if !family.accepts(kind) {
         return Err(family.refusal(driver, &path));
@@ -201,7 +203,8 @@ impl FileOptions {
     }
 }
 
-fn open_path(path: &str, flags: OpenFlags) -> Result<File> {
+/// Opens `path`; messages call it `name`.
+fn open_path(path: &str, name: &str, flags: OpenFlags) -> Result<File> {
     let open = |custom: OFlag| {
         let mut options = OpenOptions::new();
         options.read(true).write(flags.writable).custom_flags((custom | OFlag::O_CLOEXEC).bits());
@@ -216,7 +219,7 @@ fn open_path(path: &str, flags: OpenFlags) -> Result<File> {
             }
             _ => Error::from(e),
         })
-        .context(|| format!("Could not open '{path}'"))
+        .context(|| format!("Could not open '{name}'"))
 }
 
 impl FileDriver {
@@ -228,18 +231,35 @@ impl FileDriver {
         let len = length(&mut file, kind)?;
         let align = if flags.cache.direct { Alignment::direct(&file, kind) } else { Alignment::NONE };
         let sector = if device { crate::sys::device_sector(file.as_fd())? } else { 1 };
+        let file = Arc::new(file);
         Ok(FileDriver {
+            locked: Arc::clone(&file),
             file,
             path,
             kind,
-            len: AtomicU64::new(len),
+            len: Arc::new(AtomicU64::new(len)),
             align,
             sector,
             no_flush: flags.cache.no_flush,
-            flush_failed: AtomicBool::new(false),
+            flush_failed: Arc::default(),
             no_zero_range: AtomicBool::new(false),
             data: Mutex::default(),
-            locks: Locks::new(locking),
+            locks: Arc::new(Locks::new(locking)),
+        })
+    }
+
+    /// The same file, open otherwise.
+    fn reopened(&self, flags: OpenFlags) -> Result<Self> {
+        // The path may lead to another file by now.
+        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = open_path(&same, &self.path, flags)?;
+        let new = Self::new(file, self.path.clone(), self.kind, Locking::Off, flags)?;
+        Ok(FileDriver {
+            len: Arc::clone(&self.len),
+            flush_failed: Arc::clone(&self.flush_failed),
+            locked: Arc::clone(&self.locked),
+            locks: Arc::clone(&self.locks),
+            ..new
         })
     }
 }

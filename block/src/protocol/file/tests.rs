@@ -1,7 +1,7 @@
 //! Tests of the file driver on real files: locks, direct I/O, holes, sizes.
 
 use super::*;
-use crate::graph::{self, CacheMode, DriverTable, Env};
+use crate::graph::{self, CacheMode, DriverTable, Env, Reopen};
 use crate::{
     DetectZeroes, Image, IoVec, Level, MapKind, Perm, Perms, Prealloc, Resize, Want, WriteCache, WriteFlags,
     ZeroFlags,
@@ -60,6 +60,7 @@ const READ: OpenFlags = OpenFlags {
     cache: CacheMode { direct: false, no_flush: false, write: WriteCache::Back },
     discard: false,
     detect_zeroes: DetectZeroes::Off,
+    copy_on_read: false,
     force_share: false,
     no_share: false,
     no_io: false,
@@ -300,7 +301,7 @@ fn after_one_failed_flush_all_fail_and_unsafe_never_asks() {
     let path = dir.file("a", 512);
     let driver = |cache| {
         let flags = OpenFlags { cache, ..WRITE };
-        let file = open_path(path.to_str().unwrap(), flags).unwrap();
+        let file = open_path(path.to_str().unwrap(), "", flags).unwrap();
         FileDriver::new(file, String::new(), FileKind::Regular, Locking::Off, flags).unwrap()
     };
     let safe = driver(WRITE.cache);
@@ -334,7 +335,7 @@ fn more_buffers_than_one_system_call_takes_are_read_and_written() {
 #[test]
 fn a_full_device_says_so() {
     let full = FileDriver {
-        len: AtomicU64::new(1 << 20),
+        len: Arc::new(AtomicU64::new(1 << 20)),
         ..FileDriver::new(
             File::options().read(true).write(true).open("/dev/full").unwrap(),
             String::new(),
@@ -356,4 +357,53 @@ fn names_lose_the_prefix_and_nothing_else() {
         let options = (FILE.parse_filename)(name).unwrap();
         assert_eq!(options.get_str("filename"), Some(path), "{name}");
     }
+}
+
+#[test]
+fn reopening_moves_the_locks_and_the_right_to_write() {
+    let dir = Dir::new();
+    let path = dir.file("a", 512);
+    let image = dir.open(&path, READ);
+    let to = |writable| Reopen { writable: Some(writable), ..Reopen::default() };
+    for writable in [true, false, true] {
+        graph::reopen(dir.env(), image.node(), to(writable)).unwrap();
+        let bytes: &[u64] = if writable { &[100, 101] } else { &[100] };
+        assert_eq!(locked_bytes(&path), bytes.iter().copied().collect());
+        assert_eq!(image.write(0, b"x").is_ok(), writable);
+    }
+    drop(image);
+    assert!(locked_bytes(&path).is_empty());
+}
+
+#[test]
+fn a_reopening_that_fails_changes_nothing() {
+    let dir = Dir::new();
+    let path = dir.file("a", 512);
+    let image = dir.open(&path, READ);
+    let before = locked_bytes(&path);
+    let other = dir.open(&path, OpenFlags { no_share: true, ..READ });
+    let change = || Reopen { writable: Some(true), ..Reopen::default() };
+    let e = graph::reopen(dir.env(), image.node(), change()).unwrap_err();
+    assert_eq!(e.to_string(), "Failed to get \"write\" lock");
+    assert!(image.is_read_only());
+    drop(other);
+    assert_eq!(locked_bytes(&path), before);
+    let options = Options::from_pairs([("locking", "off")]).unwrap();
+    let e = graph::reopen(dir.env(), image.node(), Reopen { options, ..change() }).unwrap_err();
+    assert_eq!(e.to_string(), "Cannot change the option 'locking'");
+    assert!(image.is_read_only());
+}
+
+#[test]
+fn a_file_that_lost_its_name_can_be_reopened() {
+    let dir = Dir::new();
+    let path = dir.file("a", 4096);
+    let image = dir.open(&path, WRITE);
+    std::fs::remove_file(&path).unwrap();
+    let cache = Some(DIRECT);
+    graph::reopen(dir.env(), image.node(), Reopen { cache, ..Reopen::default() }).unwrap();
+    image.write(1, b"x").unwrap();
+    let mut byte = [0; 2];
+    image.read(0, &mut byte).unwrap();
+    assert_eq!(byte, [1, b'x']);
 }
