@@ -164,7 +164,9 @@ impl Model {
 pub fn run_real(image: &Path, ops: &[Op]) -> Ran {
     let mut command = Whose::Real.command("qemu-io");
     command.args(["--cache", "writeback", "-d", "unmap", "-f", "qcow2"]).arg(image);
-    ops.iter().for_each(|op| drop(command.args(["-c", &op.command()])));
+    for op in ops {
+        command.args(["-c", &op.command()]);
+    }
     Ran::of(&mut command)
 }
 

@@ -1,5 +1,7 @@
 //! The engine over a driver in memory that has holes and fails where it is told to.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, often of one")]
+
 use super::*;
 use crate::node::{NodeFlags, NodeName};
 use crate::{

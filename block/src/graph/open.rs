@@ -333,12 +333,7 @@ impl Opener<'_> {
     }
 
     /// Opens the protocol, looks at what is there, and puts the format on it.
-    fn probed(
-        mut self,
-        filename: Option<String>,
-        mut options: Options,
-        common: &Common,
-    ) -> Result<Arc<Node>> {
+    fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
             None | Some(ChildSource::Nothing) => {
                 return Err(Error::invalid("Must specify either driver or file"));

@@ -72,28 +72,26 @@ impl Meta {
         {
             self.free_bytes = None;
         }
-        let at = loop {
-            let rest = self.free_bytes.map_or(0, |at| g.round_up(at.0) - at.0);
-            match self.free_bytes {
-                Some(at) if rest >= len => {
-                    self.change_refcounts(g.index(at).0..g.index(at).0 + 1, Change::Up)?;
-                    break at;
-                }
-                _ => {}
-            }
-            let fresh = self.allocate(1)?;
-            match self.free_bytes {
-                // The new cluster continues the old one: the data may straddle them.
-                Some(at) if rest > 0 && g.round_up(at.0) == fresh.0 => {
-                    self.change_refcounts(g.index(at).0..g.index(at).0 + 1, Change::Up)?;
-                    break at;
-                }
-                _ => break fresh,
-            }
-        };
+        let at = self.place_bytes(len)?;
         let end = at.plus(len);
         self.free_bytes = Some(end).filter(|end| g.within(end.0) != 0);
         Ok(at)
+    }
+
+    /// Where `len` bytes of compressed data go, with the clusters they touch counted.
+    fn place_bytes(&mut self, len: u64) -> Result<HostOffset> {
+        let g = self.geometry;
+        let rest = self.free_bytes.map_or(0, |at| g.round_up(at.0) - at.0);
+        // Room in the cluster begun last, alone or together with the one that follows it.
+        let fresh = if rest >= len { None } else { Some(self.allocate(1)?) };
+        match (self.free_bytes, fresh) {
+            (Some(at), fresh) if rest > 0 && fresh.is_none_or(|fresh| g.round_up(at.0) == fresh.0) => {
+                self.change_refcounts(g.index(at).0..g.index(at).0 + 1, Change::Up)?;
+                Ok(at)
+            }
+            (_, Some(fresh)) => Ok(fresh),
+            (_, None) => self.allocate(1),
+        }
     }
 
     /// The first run of `count` free clusters from the hint on; the hint moves past it.

@@ -198,7 +198,11 @@ mod tests {
         cache.get_mut(HostOffset(9 * 512)).unwrap();
         assert!(cache.insert(HostOffset(0x10000), table(0)).is_err());
         let mut written = Vec::new();
-        cache.write_back(|at, bytes| Ok::<_, ()>(written.push((at.0, bytes[0])))).unwrap();
+        let write = |at: HostOffset, bytes: &[u8]| {
+            written.push((at.0, bytes[0]));
+            Ok::<_, ()>(())
+        };
+        cache.write_back(write).unwrap();
         assert_eq!(written, [(0, 9), (9 * 512, 9)]);
         assert!(!cache.is_dirty());
         cache.insert(HostOffset(0x10000), table(0)).unwrap();

@@ -110,7 +110,7 @@ fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
         None => None,
     };
     lay_out(&file, &plan)?;
-    fill(file, data_file, plan)
+    fill(&file, data_file, plan)
 }
 
 fn plan(given: Given, prealloc: Prealloc) -> Result<Plan> {
@@ -254,7 +254,7 @@ fn lay_out(file: &Child, plan: &Plan) -> Result<()> {
 }
 
 /// Opens the smallest image and makes it what was asked for.
-fn fill(file: Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
+fn fill(file: &Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
     let parts =
         Parts { file: file.clone(), data_file, backing: None, cipher: None, writable: true, discard: false };
     let header = Header { backing_file: None, ..plan.header.clone() };

@@ -150,11 +150,6 @@ impl L2Entry {
         self.bitmap = (self.bitmap | mask << SUBCLUSTERS) & !mask;
     }
 
-    /// Whether every subcluster reads as zeroes without being stored.
-    pub(super) fn all_zero(self) -> bool {
-        self.bitmap == ALL << SUBCLUSTERS
-    }
-
     /// Whether any subcluster is stored.
     pub(super) fn any_data(self) -> bool {
         self.bitmap & ALL != 0

@@ -18,8 +18,6 @@ pub(super) enum FreedBy {
     Overwrite,
     /// The guest gave it up.
     Request,
-    /// A snapshot was deleted.
-    Snapshot,
     /// The image was made smaller.
     Shrink,
     /// Anything else.
@@ -31,8 +29,6 @@ pub(super) enum FreedBy {
 pub(super) struct Discards {
     /// Those the guest discarded.
     pub(super) request: bool,
-    /// Those of deleted snapshots.
-    pub(super) snapshot: bool,
     /// All others.
     pub(super) other: bool,
 }
@@ -44,7 +40,6 @@ impl Discards {
             FreedBy::Overwrite => false,
             FreedBy::Shrink => true,
             FreedBy::Request => self.request,
-            FreedBy::Snapshot => self.snapshot,
             FreedBy::Other => self.other,
         }
     }

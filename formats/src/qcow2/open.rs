@@ -141,7 +141,6 @@ impl Qcow2 {
             pins: Pins::default(),
             discards: Discards {
                 request: options.pass_discard_request.unwrap_or(discard),
-                snapshot: options.pass_discard_snapshot.unwrap_or(true),
                 other: options.pass_discard_other.unwrap_or(false),
             },
             leases: Leases::default(),

@@ -127,7 +127,7 @@ mod tests {
         for order in 0..=6 {
             let max = if order == 6 { u64::MAX } else { (1u64 << (1 << order)) - 1 };
             let mut block = vec![0; 64];
-            let entries = 64 * 8 >> order;
+            let entries = (64 * 8) >> order;
             for index in 0..entries {
                 set(&mut block, index, order, max);
                 assert_eq!(get(&block, index, order), max);

@@ -7,7 +7,7 @@ use super::entry::{Cluster, L2Entry, SubKind};
 use super::geometry::Geometry;
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
-use crate::mapped::{GuestOffset, HostOffset, Lease, Pin, Reservation};
+use crate::mapped::{GuestOffset, HostOffset, Lease, Reservation};
 use block::{Error, Event, Result};
 use std::ops::Range;
 
@@ -275,11 +275,6 @@ impl Meta {
         let slot = usize::try_from(index).ok().and_then(|i| self.l1.get_mut(i));
         *slot.ok_or_else(|| Error::from_errno(nix::libc::EIO))? = value;
         Ok(())
-    }
-
-    /// A pin on a host range.
-    pub(super) fn pin(&self, host: HostOffset, len: u64) -> Pin {
-        self.pins.pin(host, len)
     }
 }
 

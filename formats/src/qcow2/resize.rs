@@ -98,7 +98,7 @@ impl Qcow2 {
             mode if self.data_file.is_some() => self.preallocate(old..to.size, mode)?,
             mode => self.preallocate_area(old..to.size, mode)?,
         }
-        let visible = self.backing.as_ref().map_or(Ok(0), |b| b.len())?;
+        let visible = self.backing.as_ref().map_or(Ok(0), block::Child::len)?;
         let start = old.next_multiple_of(g.subcluster_size());
         if visible > old && to.prealloc == Prealloc::Off && start < to.size {
             self.len.store(to.size, Ordering::Release);

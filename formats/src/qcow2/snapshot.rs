@@ -1,7 +1,6 @@
 //! The snapshot table: entries to bytes and back (specification, "Snapshots").
 
-use super::geometry::Geometry;
-use super::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS, be32, be64, check_table};
+use super::header::{Header, MAX_SNAPSHOTS, be32, be64};
 use block::{Child, Error, Result};
 
 /// Bytes of an entry before its variable part.
@@ -63,7 +62,8 @@ impl Snapshot {
     }
 
     /// The entry as written, padded.
-    pub(super) fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
+    #[cfg(test)]
+    fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
         let extra_len = KNOWN_EXTRA + self.unknown_extra.len();
         let mut out = Vec::new();
         out.extend(self.l1_offset.to_be_bytes());
@@ -84,14 +84,9 @@ impl Snapshot {
         out.resize(out.len().next_multiple_of(8), 0);
         out
     }
-
-    /// Checks where its L1 table is.
-    pub(super) fn check_l1(&self, geometry: Geometry) -> Result<()> {
-        let bytes = u64::from(self.l1_size) * 8;
-        check_table(self.l1_offset, bytes, MAX_L1_BYTES, geometry, "Snapshot L1 table")
-    }
 }
 
+#[cfg(test)]
 fn short(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -5,8 +5,8 @@ use crate::cli::{Objects, Run};
 use crate::options::{self, check_lists, wants_help};
 use block::graph::{self, CreateOptions, DriverRow, OpenFlags, Source};
 use block::{Context, Error, Kind, Result};
-use nix::libc;
 use clap::Args;
+use nix::libc;
 use std::process::ExitCode;
 
 /// Options of `create`.

@@ -138,10 +138,7 @@ impl Connection {
     fn turn(self: &Arc<Self>, mut input: MutexGuard<'_, Input>, buffer: &mut Buffer) -> Option<()> {
         let header = self.next_header(&mut input)?;
         let lease = self.shared.budget.take(held(&header));
-        let received = match self.receive(header, &mut input, buffer) {
-            Ok(received) => received,
-            Err(_) => return input.end(),
-        };
+        let Ok(received) = self.receive(header, &mut input, buffer) else { return input.end() };
         if received.request.command == command::DISC {
             return input.end();
         }
@@ -258,7 +255,7 @@ impl Connection {
             Ok(ValidRequest { operation: Operation::Status { one, contexts }, range }) => {
                 self.status(reply, &range, one, &contexts, &mut out)
             }
-            Ok(valid) => self.change(valid, &buffer[..received.payload]).map(|()| reply.ok(&mut out)),
+            Ok(valid) => self.change(&valid, &buffer[..received.payload]).map(|()| reply.ok(&mut out)),
         };
         if let Err(e) = outcome {
             out.clear();
@@ -267,7 +264,7 @@ impl Connection {
         self.send(&IoVec::from(&out[..]))
     }
 
-    fn change(&self, request: ValidRequest, payload: &[u8]) -> Result<()> {
+    fn change(&self, request: &ValidRequest, payload: &[u8]) -> Result<()> {
         let image = &self.session.export.image;
         let range = self.session.export.locate(&request.range);
         match request.operation {

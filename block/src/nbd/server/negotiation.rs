@@ -269,7 +269,7 @@ impl Negotiation {
         if !data.is_empty() {
             return self.refuse(option::LIST, reply::ERR_INVALID, "option 3 (list) should have zero length");
         }
-        for export in Arc::clone(&self.exports).0.iter() {
+        for export in &Arc::clone(&self.exports).0 {
             let name = export.name.as_bytes();
             let len = u32::try_from(name.len()).expect("names are short").to_be_bytes();
             let text = export.description.as_deref().unwrap_or_default().as_bytes();

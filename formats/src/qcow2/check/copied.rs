@@ -17,7 +17,9 @@ impl Checker<'_> {
             let Some(table) = entry::l2_table(value) else { continue };
             let Ok(refcount) = self.meta.refcount(self.meta.geometry.index(table)) else { continue };
             if let Some(right) = corrected(value, refcount) {
-                let text = format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={value:x} refcount={refcount}");
+                let text = format!(
+                    "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={value:x} refcount={refcount}"
+                );
                 if self.flag_is_wrong(&text, mend) {
                     self.meta.l1[index] = right;
                     let at = HostOffset(self.meta.header.l1.offset).plus(index as u64 * 8);
@@ -47,7 +49,8 @@ impl Checker<'_> {
             };
             let Ok(refcount) = refcount else { continue };
             let Some(right) = corrected(entry.descriptor, refcount) else { continue };
-            let text = format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={refcount}", entry.descriptor);
+            let text =
+                format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={refcount}", entry.descriptor);
             if self.flag_is_wrong(&text, mend) {
                 entry.descriptor = right;
                 write_l2_entry(&mut bytes[i * size..], entry, g.extended_l2);

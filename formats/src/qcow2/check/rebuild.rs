@@ -24,7 +24,8 @@ impl Checker<'_> {
     pub(super) fn rebuild_refcounts(&mut self) -> Result<()> {
         let layout = self.lay_out()?;
         let g = self.meta.geometry;
-        let mut table = vec![0; usize::try_from(layout.table_clusters * g.cluster_size()).unwrap_or(usize::MAX)];
+        let mut table =
+            vec![0; usize::try_from(layout.table_clusters * g.cluster_size()).unwrap_or(usize::MAX)];
         for (index, cluster) in layout.blocks.iter().enumerate().filter(|(_, cluster)| **cluster > 0) {
             let bytes = self.refblock(index as u64);
             let at = g.host(ClusterIndex(*cluster));

@@ -116,7 +116,8 @@ impl Checker<'_> {
             return Err(e);
         }
         let size = g.l2_entry_size();
-        let entries = L2Entries::new(&bytes, g.extended_l2).zip((0..).step_by(if g.extended_l2 { 16 } else { 8 }));
+        let entries =
+            L2Entries::new(&bytes, g.extended_l2).zip((0..).step_by(if g.extended_l2 { 16 } else { 8 }));
         for (entry, place) in entries.filter(|(entry, _)| !entry.is_empty()) {
             if let Some(mended) = self.walk_entry(entry, table, next, repair)? {
                 let mut stored = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -154,7 +155,10 @@ impl Checker<'_> {
             }
             Cluster::Standard(host) => {
                 if entry.descriptor & entry::L2_RESERVED != 0 {
-                    self.corruption(&format!("ERROR found l2 entry with reserved bits set: {:x}", entry.descriptor));
+                    self.corruption(&format!(
+                        "ERROR found l2 entry with reserved bits set: {:x}",
+                        entry.descriptor
+                    ));
                 }
                 let mended = self.check_standard(entry, host, repair);
                 if mended.is_none_or(|m| m.host(g).is_some()) {
@@ -188,7 +192,10 @@ impl Checker<'_> {
             ));
         }
         if self.meta.external {
-            self.corruption(&format!("ERROR compressed cluster with data file, entry=0x{:x}", entry.descriptor));
+            self.corruption(&format!(
+                "ERROR compressed cluster with data file, entry=0x{:x}",
+                entry.descriptor
+            ));
         }
     }
 
@@ -197,7 +204,10 @@ impl Checker<'_> {
         let g = self.meta.geometry;
         if entry.bitmap & entry.bitmap >> 32 != 0 {
             let verb = if repair.mends_errors() { "Repairing" } else { "ERROR" };
-            let text = format!("{verb} offset={:x}: Allocated cluster has corrupted subcluster allocation bitmap", host.0);
+            let text = format!(
+                "{verb} offset={:x}: Allocated cluster has corrupted subcluster allocation bitmap",
+                host.0
+            );
             self.corruption(&text);
             return repair.mends_errors().then(|| L2Entry::zero(None, 0, g));
         }
@@ -205,12 +215,18 @@ impl Checker<'_> {
             return None;
         }
         if holds_data(entry, g) {
-            let text = format!("ERROR offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.", host.0);
+            let text = format!(
+                "ERROR offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.",
+                host.0
+            );
             self.corruption(&text);
             return None;
         }
         let verb = if repair.mends_errors() { "Repairing" } else { "ERROR" };
-        let text = format!("{verb} offset={:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.", host.0);
+        let text = format!(
+            "{verb} offset={:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.",
+            host.0
+        );
         self.corruption(&text);
         repair.mends_errors().then(|| L2Entry::zero(None, 0, g))
     }

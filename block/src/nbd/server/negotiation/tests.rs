@@ -1,3 +1,5 @@
+//! What the negotiation answers, byte for byte.
+
 use super::*;
 use crate::protocol::memory::Memory;
 use crate::{Image, Limits, WriteCache};
@@ -154,7 +156,7 @@ fn an_option_of_many_megabytes_is_skipped_without_being_kept() {
     header[12..].copy_from_slice(&(32u32 << 20).to_be_bytes());
     assert!(matches!(server.receive(&header), Step::Continue));
     for _ in 0..512 {
-        assert!(matches!(server.receive(&[0; 1 << 16]), Step::Continue));
+        assert!(matches!(server.receive(&vec![0; 1 << 16]), Step::Continue));
         assert!(server.input.is_empty());
     }
     assert_eq!(replies(&mut server)[0].0, reply::ERR_TOO_BIG);
