@@ -19,7 +19,7 @@ use block::{
 use std::sync::Arc;
 
 /// Bytes that are decrypted or encrypted at once: well below the size of a second-level cache.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 128 << 10;
 
 /// Bytes that a write which must be on stable storage goes out in: each piece waits for the disk.
 const FUA_PIECE: usize = 1 << 20;
