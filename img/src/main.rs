@@ -15,8 +15,11 @@ use std::sync::Arc;
 
 fn main() -> ExitCode {
     let out = Arc::new(Out::new(program_name()));
-    match cli::parse(std::env::args_os().collect(), &out) {
+    let status = match cli::parse(std::env::args_os().collect(), &out) {
         Ok(command) => command.run(&out),
         Err(status) => status,
-    }
+    };
+    // Threads that wait for signals hold it as well, so that it is not dropped here.
+    out.flush();
+    status
 }
