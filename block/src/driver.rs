@@ -156,6 +156,18 @@ pub enum Prealloc {
     Full,
 }
 
+impl Prealloc {
+    /// The name of the mode, as `preallocation=` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Prealloc::Off => "off",
+            Prealloc::Metadata => "metadata",
+            Prealloc::Falloc => "falloc",
+            Prealloc::Full => "full",
+        }
+    }
+}
+
 /// A change of size.
 #[derive(Debug, Clone, Copy)]
 pub struct Resize {
@@ -163,6 +175,15 @@ pub struct Resize {
     pub size: u64,
     /// How to allocate what is added.
     pub prealloc: Prealloc,
+    /// Fail where the length cannot become just that; otherwise a device may stay longer.
+    pub exact: bool,
+}
+
+impl Resize {
+    /// To exactly `size` bytes, without allocation.
+    pub fn to(size: u64) -> Self {
+        Resize { size, prealloc: Prealloc::Off, exact: true }
+    }
 }
 
 /// Proof that no request is in flight on a node and none can start: see [`Node::drain`].
@@ -212,7 +233,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// What the run at `at` is, in this layer only; the answer covers at most `max` bytes.
     fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping>;
 
-    /// Reads all of `to`; what lies past the end of the contents is not asked for.
+    /// Reads all of `to`; past the end of the contents, where at most the rest of the last request unit (or sector) is
+    /// asked for, are zeroes.
     fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()>;
 
     /// Writes all of `from`.
@@ -259,6 +281,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn permit(&self, perms: crate::Perms) -> Result<()> {
         let _ = perms;
         Ok(())
+    }
+
+    /// The way to a consistency check, for formats that have one.
+    fn check(&self) -> Option<&dyn crate::check::Check> {
+        None
     }
 
     /// What `info` prints.

@@ -40,6 +40,11 @@ impl<'a> IoVecMut<'a> {
         self.len == 0
     }
 
+    /// Number of buffers.
+    pub fn count(&self) -> usize {
+        self.parts.len()
+    }
+
     /// Takes the first `n` bytes (all, when there are fewer) off the front.
     pub fn split_to(&mut self, n: usize) -> IoVecMut<'a> {
         let mut head = IoVecMut::new();
@@ -139,6 +144,11 @@ impl<'a> IoVec<'a> {
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Number of buffers.
+    pub fn count(&self) -> usize {
+        self.parts.len()
     }
 
     /// The bytes `[at, at + n)`, as far as they exist.

@@ -11,6 +11,8 @@
 compile_error!("images are larger than a 32-bit address space");
 
 pub mod buffer;
+pub mod channel;
+pub mod check;
 pub mod copy;
 mod driver;
 pub mod extents;
@@ -18,6 +20,7 @@ pub mod graph;
 mod image;
 mod inflight;
 mod iovec;
+pub mod nbd;
 mod node;
 pub mod protocol;
 mod sys;

@@ -4,11 +4,12 @@
 //! back where needed), splits long ones, keeps overlapping ones apart, and emulates what a driver does not have. Bounds
 //! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`](crate::Child).
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, Pooled};
+use crate::check::{CheckResult, Repair};
 use crate::inflight::{InFlight, Mode};
 use crate::{
     Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Options,
-    Perms, Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
+    Perm, Perms, Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,8 +20,14 @@ pub const SECTOR: u64 = 512;
 /// The longest piece that goes through a bounce buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;
 
-/// Zeroes to write where a driver has no zero operation.
-static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+/// The most buffers of a request that must stay aligned: more may not fit into one system call.
+const MAX_BUFFERS: usize = 1024;
+
+/// Zeroes to write where a driver has no zero operation, aligned for direct I/O.
+#[repr(align(4096))]
+struct Zeroes([u8; 1 << 20]);
+
+static ZEROES: Zeroes = Zeroes([0; 1 << 20]);
 
 /// When to turn written zeroes into a write of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -40,6 +47,8 @@ pub enum DetectZeroes {
 pub struct NodeFlags {
     /// No writes.
     pub read_only: bool,
+    /// Others may do anything meanwhile, whatever the parent says.
+    pub force_share: bool,
     /// Pass discards (and deallocating zero writes) on to the driver.
     pub discard: bool,
     /// What to do with zeroes that are written.
@@ -116,8 +125,18 @@ impl Node {
     /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
     ///
     /// # Errors
-    /// Another process holds what is wanted, or wants what is not shared.
-    pub fn permit(&self, perms: Perms) -> Result<()> {
+    /// Another process holds what is wanted, or wants what is not shared; or the last request unit is not whole, so
+    /// that writing to it would need the right to grow.
+    pub fn permit(&self, mut perms: Perms) -> Result<()> {
+        if self.flags.force_share {
+            perms.shared = Perm::all();
+        }
+        let grows = perms.own.contains(Perm::RESIZE) || !perms.own.contains(Perm::WRITE);
+        if !grows && !self.len()?.is_multiple_of(u64::from(self.limits().request_align)) {
+            return Err(Error::invalid(
+                "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
+            ));
+        }
         self.driver.permit(perms)
     }
 
@@ -150,7 +169,8 @@ impl Node {
         let cover = cover(at, body.len() as u64, &limits);
         let _guard = self.inflight.begin(cover.clone(), Mode::Plain);
         let exact = cover == (at..at + body.len() as u64);
-        if exact && body.is_aligned(limits.memory_align as usize) {
+        let fits = limits.request_align == 1 || body.count() <= MAX_BUFFERS;
+        if exact && fits && body.is_aligned(limits.memory_align as usize) {
             return self.read_aligned(at, body, &limits);
         }
         self.read_bounced(at, body, &limits)
@@ -160,8 +180,10 @@ impl Node {
         let max = max_transfer(limits, u64::MAX);
         while !to.is_empty() {
             let mut piece = to.split_to(usize::try_from(max).unwrap_or(usize::MAX));
+            let len = piece.len() as u64;
+            // The driver may take the vector apart.
             self.driver.read(at, &mut piece)?;
-            at += piece.len() as u64;
+            at += len;
         }
         Ok(())
     }
@@ -194,19 +216,20 @@ impl Node {
             return self.write_zeroes(range, self.detected_flags(flags));
         }
         let limits = self.limits();
-        let cover = cover(at, from.len() as u64, &limits);
-        let exact = cover == (at..at + from.len() as u64);
         let native = flags & (limits.write_flags | WriteFlags::COMPRESSED);
-        {
-            let mode = if exact { Mode::Plain } else { Mode::Serialising };
-            let _guard = self.inflight.begin(cover.clone(), mode);
-            if exact {
-                self.write_aligned(at, from, native, &limits)?;
-            } else {
-                self.read_modify_write(at, from, native, &limits)?;
-            }
-        }
+        self.write_guarded(at, from, native, &limits)?;
         self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
+    }
+
+    /// Writes with the range entered into the requests in flight; alone there if there is something to be merged.
+    fn write_guarded(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
+        let cover = cover(at, from.len() as u64, limits);
+        let exact = cover == (at..at + from.len() as u64);
+        let _guard = self.inflight.begin(cover, if exact { Mode::Plain } else { Mode::Serialising });
+        match exact {
+            true => self.write_aligned(at, from, flags, limits),
+            false => self.read_modify_write(at, from, flags, limits),
+        }
     }
 
     fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {
@@ -221,7 +244,8 @@ impl Node {
     }
 
     fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
-        let aligned = from.is_aligned(limits.memory_align as usize);
+        let fits = limits.request_align == 1 || from.count() <= MAX_BUFFERS;
+        let aligned = fits && from.is_aligned(limits.memory_align as usize);
         let max = max_transfer(limits, if aligned { u64::MAX } else { BOUNCE });
         let mut done = 0;
         while done < from.len() {
@@ -242,24 +266,44 @@ impl Node {
     fn read_modify_write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
         let align = u64::from(limits.request_align);
         let cover = cover(at, from.len() as u64, limits);
-        let end = at + from.len() as u64;
-        let head = self.read_around(cover.start, (cover.start < at) as u64 * align)?;
-        let tail = self.read_around(cover.end - align, (end < cover.end) as u64 * align)?;
+        let before = (at - cover.start) as usize;
+        let after = (cover.end - at) as usize - from.len();
+        let (head, tail);
+        if cover.end - cover.start <= 2 * align {
+            // Both ends in one read.
+            head = self.read_around(&[(Edge::Head, before), (Edge::Tail, after)], cover)?;
+            tail = None;
+        } else {
+            head = self.read_around(&[(Edge::Head, before)], cover.start..cover.start + align)?;
+            tail = Some(self.read_around(&[(Edge::Tail, after)], cover.end - align..cover.end)?);
+        }
+        let tail = tail.as_deref().unwrap_or(&head);
         let mut whole = IoVec::new();
-        whole.push(&head[..((at - cover.start) as usize).min(head.len())]);
-        from.parts().for_each(|p| whole.push(p));
-        whole.push(&tail[tail.len() - ((cover.end - end) as usize).min(tail.len())..]);
-        self.write_aligned(cover.start, &whole, flags, limits)
+        whole.push(&head[..before]);
+        from.parts().for_each(|part| whole.push(part));
+        whole.push(&tail[tail.len() - after..]);
+        self.write_aligned(at - before as u64, &whole, flags, limits)
     }
 
-    fn read_around(&self, at: u64, len: u64) -> Result<crate::buffer::Pooled<'_>> {
-        let mut block = self.pool.take(len as usize);
-        if at < self.len()? && len > 0 {
-            self.driver.read(at, &mut IoVecMut::from(&mut *block))?;
-        } else {
-            block.fill(0);
+    /// Reads the units in which the ends of an unaligned write lie, each with the number of bytes that stay; nothing
+    /// when that is none. Past the end are zeroes.
+    fn read_around(&self, edges: &[(Edge, usize)], units: Range<u64>) -> Result<Pooled<'_>> {
+        let edges = || edges.iter().filter(|(_, kept)| *kept > 0).map(|(edge, _)| edge);
+        if edges().next().is_none() {
+            return Ok(self.pool.take(0));
         }
-        Ok(block)
+        let align = u64::from(self.limits().request_align);
+        let end = self.len()?.next_multiple_of(align);
+        let mut bytes = self.pool.take((units.end - units.start) as usize);
+        let inside = (end.saturating_sub(units.start) as usize).min(bytes.len());
+        let (inside, outside) = bytes.split_at_mut(inside);
+        outside.fill(0);
+        edges().for_each(|edge| self.event(edge.before()));
+        if !inside.is_empty() {
+            self.driver.read(units.start, &mut IoVecMut::from(inside))?;
+        }
+        edges().for_each(|edge| self.event(edge.after()));
+        Ok(bytes)
     }
 
     /// Makes a range read as zeroes.
@@ -295,18 +339,13 @@ impl Node {
     fn send_zeroes(&self, range: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
         let mut write = WriteFlags::empty();
         write.set(WriteFlags::FUA, flags.contains(ZeroFlags::FUA));
-        let mut at = range.start;
-        while at < range.end {
-            let n = (range.end - at).min(ZEROES.len() as u64);
-            let zeroes = IoVec::from(&ZEROES[..n as usize]);
-            let cover = cover(at, n, limits);
-            let exact = cover == (at..at + n);
-            let _guard = self.inflight.begin(cover, if exact { Mode::Plain } else { Mode::Serialising });
-            match exact {
-                true => self.write_aligned(at, &zeroes, write, limits)?,
-                false => self.read_modify_write(at, &zeroes, write, limits)?,
+        for piece in split_at_granularity(range, limits.request_align) {
+            let mut at = piece.start;
+            while at < piece.end {
+                let n = (piece.end - at).min(ZEROES.0.len() as u64);
+                self.write_guarded(at, &IoVec::from(&ZEROES.0[..n as usize]), write, limits)?;
+                at += n;
             }
-            at += n;
         }
         Ok(())
     }
@@ -347,9 +386,13 @@ impl Node {
         }
         let limits = self.limits();
         let cover = cover(at, max.min(left), &limits);
-        let mut mapping = self.driver.map(cover.start, cover.end - cover.start, want)?;
         let skip = at - cover.start;
-        mapping.len = (mapping.len.saturating_sub(skip)).clamp(1, max.min(left));
+        let mut mapping = self.driver.map(cover.start, cover.end - cover.start, want)?;
+        if mapping.len <= skip {
+            // The unit is of more than one kind: stored bytes, as a request cannot tell its parts apart.
+            mapping = Mapping::data(u64::from(limits.request_align));
+        }
+        mapping.len = (mapping.len - skip).min(max.min(left));
         mapping.eof = mapping.len == left;
         if let Some(host) = &mut mapping.host {
             host.offset += skip;
@@ -370,6 +413,19 @@ impl Node {
         self.driver.truncate(&quiesced, to)
     }
 
+    /// Checks the image with nothing else in flight, mending what `repair` allows; `report` is given a line for each
+    /// finding.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has no check; otherwise the check could not be done.
+    pub fn check(&self, repair: Repair, report: &mut dyn FnMut(&str)) -> Result<CheckResult> {
+        let check = self
+            .driver
+            .check()
+            .ok_or_else(|| Error::unsupported("This image format does not support checks"))?;
+        check.check(&self.drain(), repair, report)
+    }
+
     /// Waits for the requests in flight and keeps new ones out while the answer lives.
     pub fn drain(&self) -> Quiesced<'_> {
         Quiesced { _gate: self.inflight.drain() }
@@ -385,12 +441,32 @@ impl Node {
     /// # Errors
     /// The first failure.
     pub fn close(&self) -> Result<()> {
-        let mut result = if self.flags.read_only { Ok(()) } else { self.driver.flush(Level::Os) };
+        let children = self.children();
+        // What is written last is what the lowest layers make durable.
+        let level = if children.is_empty() { Level::Disk } else { Level::Os };
+        let mut result = if self.flags.read_only { Ok(()) } else { self.driver.flush(level) };
         result = result.and(self.driver.close());
-        for child in self.children().iter() {
+        for child in children.iter() {
             result = result.and(child.node().close());
         }
         result
+    }
+}
+
+/// An end of an unaligned write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Head,
+    Tail,
+}
+
+impl Edge {
+    fn before(self) -> Event {
+        Event(if self == Edge::Head { "pwritev_rmw_head" } else { "pwritev_rmw_tail" })
+    }
+
+    fn after(self) -> Event {
+        Event(if self == Edge::Head { "pwritev_rmw_after_head" } else { "pwritev_rmw_after_tail" })
     }
 }
 
@@ -415,3 +491,6 @@ fn split_at_granularity(range: Range<u64>, granularity: u32) -> impl Iterator<It
     let last = (range.end - range.end % unit).max(first);
     [range.start..first, first..last, last..range.end].into_iter().filter(|r| !r.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,25 +1,48 @@
-//! The only unsafe code of the crate: requests to block devices for which no safe interface exists.
+//! The only unsafe code of the crate: requests to files and devices, descriptors known by number only, and forking, for
+//! which no safe interface exists.
 
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
+use nix::libc;
+use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Attributes of a file beyond the usual ones: `struct fsxattr` of `<linux/fs.h>`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fsxattr {
+    flags: u32,
+    extent_size: u32,
+    extents: u32,
+    project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+/// The extent size hint of [`Fsxattr`] counts (`FS_XFLAG_EXTSIZE`).
+const EXTENT_SIZE: u32 = 0x800;
+
+/// No copy-on-write for this file (`FS_NOCOW_FL`).
+const NO_COW: libc::c_int = 0x0080_0000;
+
+/// Ask for the alignment of direct I/O (`STATX_DIOALIGN`).
+const DIRECT_ALIGN: u32 = 0x2000;
 
 mod ioctls {
     // Request codes of <linux/fs.h>.
-    nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
     nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
-    nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), nix::libc::c_int);
-}
-
-/// Size of a block device in bytes (`BLKGETSIZE64`).
-pub(crate) fn device_size(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
-    let mut bytes = 0;
-    // SAFETY: the kernel writes one u64 to the pointer, which is valid for the call.
-    unsafe { ioctls::blkgetsize64(fd.as_raw_fd(), &raw mut bytes) }?;
-    Ok(bytes)
+    nix::ioctl_read_bad!(blkroget, nix::request_code_none!(0x12, 94), nix::libc::c_int);
+    nix::ioctl_read!(fsgetxattr, b'X', 31, super::Fsxattr);
+    nix::ioctl_write_ptr!(fssetxattr, b'X', 32, super::Fsxattr);
+    // Declared with `long`, yet the kernel moves an int.
+    const LONG: usize = size_of::<nix::libc::c_long>();
+    nix::ioctl_read_bad!(getflags, nix::request_code_read!(b'f', 1, LONG), nix::libc::c_int);
+    nix::ioctl_write_ptr_bad!(setflags, nix::request_code_write!(b'f', 2, LONG), nix::libc::c_int);
+    // <linux/cdrom.h>: CDROM_DRIVE_STATUS.
+    nix::ioctl_write_int_bad!(cdrom_drive_status, 0x5326);
 }
 
 /// Logical sector size of a block device in bytes (`BLKSSZGET`).
@@ -30,6 +53,14 @@ pub(crate) fn device_sector(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     u32::try_from(bytes).map_err(|_| Errno::EINVAL)
 }
 
+/// Whether a block device refuses writes (`BLKROGET`).
+pub(crate) fn device_is_read_only(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut flag = 0;
+    // SAFETY: the kernel writes one int to the pointer, which is valid for the call.
+    unsafe { ioctls::blkroget(fd.as_raw_fd(), &raw mut flag) }?;
+    Ok(flag != 0)
+}
+
 /// Discards a range of a block device, in bytes (`BLKDISCARD`).
 pub(crate) fn device_discard(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), Errno> {
     let span = [range.start, range.end - range.start];
@@ -37,9 +68,92 @@ pub(crate) fn device_discard(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(
     unsafe { ioctls::blkdiscard(fd.as_raw_fd(), &raw const span) }.map(drop)
 }
 
-/// Zeroes a range of a block device, in bytes (`BLKZEROOUT`).
-pub(crate) fn device_zero(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), Errno> {
-    let span = [range.start, range.end - range.start];
-    // SAFETY: the kernel reads two u64 from the pointer, which is valid for the call.
-    unsafe { ioctls::blkzeroout(fd.as_raw_fd(), &raw const span) }.map(drop)
+/// Whether this is a CD drive that answers (`CDROM_DRIVE_STATUS`).
+pub(crate) fn is_cd_drive(fd: BorrowedFd<'_>) -> bool {
+    /// The current disc of a changer (`CDSL_CURRENT`).
+    const CURRENT: libc::c_int = libc::c_int::MAX;
+    // SAFETY: the request takes an int by value and touches no memory of ours.
+    unsafe { ioctls::cdrom_drive_status(fd.as_raw_fd(), CURRENT) }.is_ok()
+}
+
+/// The extent size hint of a file in bytes, 0 without one (`FS_IOC_FSGETXATTR`).
+pub(crate) fn extent_size_hint(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
+    attributes(fd).map(|a| a.extent_size)
+}
+
+/// Sets the extent size hint of a file in bytes (`FS_IOC_FSSETXATTR`).
+pub(crate) fn set_extent_size_hint(fd: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
+    let old = attributes(fd)?;
+    let new = Fsxattr { flags: old.flags | EXTENT_SIZE, extent_size: bytes, ..old };
+    // SAFETY: the kernel reads one Fsxattr from the pointer, which is valid for the call.
+    unsafe { ioctls::fssetxattr(fd.as_raw_fd(), &raw const new) }.map(drop)
+}
+
+fn attributes(fd: BorrowedFd<'_>) -> Result<Fsxattr, Errno> {
+    let mut attributes = Fsxattr::default();
+    // SAFETY: the kernel writes one Fsxattr to the pointer, which is valid for the call.
+    unsafe { ioctls::fsgetxattr(fd.as_raw_fd(), &raw mut attributes) }?;
+    Ok(attributes)
+}
+
+/// Turns copy-on-write off for an empty file (`FS_IOC_SETFLAGS`); only btrfs has that.
+pub(crate) fn set_nocow(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut flags = 0;
+    // SAFETY: the kernel writes one int to the pointer, which is valid for the call.
+    unsafe { ioctls::getflags(fd.as_raw_fd(), &raw mut flags) }?;
+    flags |= NO_COW;
+    // SAFETY: the kernel reads one int from the pointer, which is valid for the call.
+    unsafe { ioctls::setflags(fd.as_raw_fd(), &raw const flags) }.map(drop)
+}
+
+/// What direct I/O on a file must be aligned to: memory and offsets, in bytes. `None` where the file system does not
+/// tell (before Linux 6.1 none does).
+pub(crate) fn direct_alignment(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    let mut status = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH means the descriptor itself; the kernel writes
+    // one statx to the pointer, which is valid for the call.
+    let result = unsafe {
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, DIRECT_ALIGN, status.as_mut_ptr())
+    };
+    Errno::result(result).ok()?;
+    // SAFETY: all bytes are initialised (zeroed above), and statx consists of integers.
+    let status = unsafe { status.assume_init() };
+    let known = status.stx_mask & DIRECT_ALIGN != 0 && status.stx_dio_offset_align != 0;
+    known.then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
+}
+
+/// Accepts a connection; nothing is assumed about the family of its address.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    use nix::sys::socket::{SockFlag, accept4};
+    let raw = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A descriptor of our own for the socket this process inherited under the number `raw`.
+pub(crate) fn inherited_socket(raw: RawFd) -> Result<OwnedFd, Errno> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::stat::{SFlag, fstat};
+    if raw < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: borrowed for two calls only; a number that is no open descriptor makes them fail with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
+    if SFlag::from_bits_truncate(fstat(borrowed)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
+        return Err(Errno::ENOTSOCK);
+    }
+    let own = fcntl(borrowed, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
+/// Forks; refused (`EBUSY`) when this process has more than one thread, as the child would have only this one and every
+/// lock the others held.
+pub(crate) fn fork() -> Result<nix::unistd::ForkResult, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: there is no other thread, so the child is a whole process.
+    unsafe { nix::unistd::fork() }
 }

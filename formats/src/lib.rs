@@ -5,10 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod crypto;
+pub mod luks;
+pub mod mapped;
+pub mod qcow2;
 pub mod raw;
 
 use block::graph::DriverTable;
-use block::protocol::file;
+use block::protocol::{file, null};
 
 /// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
-pub const DRIVERS: DriverTable = DriverTable(&[&raw::ROW, &file::FILE, &file::HOST_DEVICE]);
+pub const DRIVERS: DriverTable = DriverTable(&[
+    &raw::ROW,
+    &luks::ROW,
+    &qcow2::ROW,
+    &file::FILE,
+    &file::HOST_DEVICE,
+    &file::HOST_CDROM,
+    &null::NULL_CO,
+    &null::NULL_AIO,
+]);

@@ -65,21 +65,72 @@ impl OpenCtx<'_> {
         self.attach(role, source, perms)
     }
 
-    /// Opens a child whose name stands in the image, such as a backing file; options for the role override it.
+    /// Opens a child whose name stands in the image, relative to the image's own file; options for the role override
+    /// it.
     ///
     /// # Errors
     /// The child's failure to open.
     pub fn child_named(&mut self, role: &'static str, filename: &str, perms: Perms) -> Result<Child> {
+        let source = self.source_named(role, Some(filename), None)?;
+        self.attach(role, source, perms).context(|| format!("Could not open {role} file"))
+    }
+
+    /// Opens the backing file, read-only: the one options describe, else the one the image names. `None` without
+    /// either, and where options say that there is to be none.
+    ///
+    /// # Errors
+    /// The backing file's failure to open.
+    pub fn backing(&mut self, filename: Option<&str>, format: Option<&str>) -> Result<Option<Child>> {
+        let described = self.children.get("backing");
+        if matches!(described, Some(ChildSource::Nothing)) {
+            self.children.remove("backing");
+            return Ok(None);
+        }
+        if self.flags.no_backing || described.is_none() && filename.is_none() {
+            self.children.remove("backing");
+            return Ok(None);
+        }
+        let own = self.perms.own & super::Perm::READ;
+        let perms = Perms { own, shared: self.perms.shared };
+        let flags = self.flags;
+        self.flags.writable = false;
+        let opened = self
+            .source_named("backing", filename, format)
+            .and_then(|source| self.attach("backing", source, perms))
+            .context(|| "Could not open backing file");
+        self.flags = flags;
+        opened.map(Some)
+    }
+
+    /// The source of a child, with the name and format that stand in the image where options say nothing.
+    fn source_named(
+        &mut self,
+        role: &'static str,
+        filename: Option<&str>,
+        format: Option<&str>,
+    ) -> Result<ChildSource> {
         let mut source = match self.children.remove(role) {
             Some(source) => source,
             None => ChildSource::Describe { filename: None, options: Options::new() },
         };
         if let ChildSource::Describe { filename: name @ None, options } = &mut source
-            && options.get("filename").is_none()
+            && ["filename", "driver", "file"].iter().all(|key| options.get(key).is_none())
         {
-            *name = Some(filename.to_owned());
+            *name = filename.map(|text| self.resolve(text)).transpose()?;
+            if let Some(format) = format {
+                options.set("driver", format)?;
+            }
         }
-        self.attach(role, source, perms).context(|| format!("Could not open {role} file"))
+        Ok(source)
+    }
+
+    /// The file that a name in the image means.
+    ///
+    /// # Errors
+    /// A relative name in an image that is no file.
+    pub fn resolve(&self, filename: &str) -> Result<String> {
+        let base = self.opened.iter().find(|c| c.role() == "file");
+        super::resolve(base.map_or("", |file| &file.node().name().filename), filename)
     }
 
     fn attach(&mut self, role: &'static str, source: ChildSource, perms: Perms) -> Result<Child> {

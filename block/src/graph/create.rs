@@ -3,11 +3,12 @@
 use super::name::has_protocol;
 use super::open::Opener;
 use super::{DriverKind, DriverRow, Env, OpenFlags, Perm, Perms};
-use crate::{Child, Error, Image, Options, Prealloc, Result};
+use crate::{Child, Error, Image, Kind, Options, Prealloc, Result};
 use secret::options::{de, keyval};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a creation option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +124,14 @@ impl CreateOptions {
         if self.values.get(name).is_none() { self.set(name, text) } else { Ok(()) }
     }
 
+    /// The same options with nothing given for `name`.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let mut rest = self.clone();
+        rest.values.take(name);
+        rest
+    }
+
     /// The value of an option, given or default.
     pub fn get(&self, name: &str) -> Option<Value> {
         let given = self.values.get(name).cloned();
@@ -201,7 +210,31 @@ impl CreateCtx<'_> {
         self.open_file()
     }
 
-    fn open_file(&self) -> Result<Child> {
+    /// The name of the protocol that holds the file.
+    pub fn protocol(&self) -> &'static str {
+        self.protocol.name
+    }
+
+    /// Creates (or empties) another file that belongs to the image, and opens it with every right.
+    ///
+    /// # Errors
+    /// The protocol's.
+    pub fn create_other(&mut self, role: &'static str, filename: &str, size: u64) -> Result<Child> {
+        let protocol = protocol_of(self.env, Some(filename))?;
+        let row = protocol.create.ok_or_else(|| no_protocol_creation(protocol))?;
+        let mut own = CreateOptions::new(row, None);
+        own.set("size", &size.to_string())?;
+        let mut other = CreateCtx { env: self.env, filename, protocol, file_exists: false };
+        (row.create)(&mut other, &own)?;
+        let file = other.open_file()?;
+        Ok(Child::new(role, Arc::clone(file.node()), true))
+    }
+
+    /// Opens the file under the image, which exists, with every right.
+    ///
+    /// # Errors
+    /// The protocol's.
+    pub fn open_file(&self) -> Result<Child> {
         let flags = OpenFlags { writable: true, resize: true, ..OpenFlags::default() };
         let perms = Perms { own: Perm::READ | Perm::WRITE | Perm::RESIZE, shared: Perm::all() };
         let opener = Opener { env: self.env, flags, perms, depth: 1 };
@@ -266,7 +299,9 @@ pub fn create(
     let protocol = protocol_of(env, Some(filename))?;
     let mut ctx = CreateCtx { env, filename, protocol, file_exists: false };
     let result = (row.create)(&mut ctx, options);
-    if result.is_err() && ctx.file_exists && format.kind == DriverKind::Format {
+    // What another process holds stays.
+    let failed = result.as_ref().is_err_and(|e| e.kind() != Kind::Locked);
+    if failed && ctx.file_exists && format.kind == DriverKind::Format {
         // The creation's own error matters more than one of the clean-up.
         let _ = file_path(env, filename).map(std::fs::remove_file);
     }
@@ -287,8 +322,5 @@ pub fn file_path<'a>(env: Env<'_>, filename: &'a str) -> Option<&'a Path> {
 /// An unknown mode.
 pub fn prealloc(options: &CreateOptions) -> Result<Prealloc> {
     let Some(value) = options.get("preallocation") else { return Ok(Prealloc::Off) };
-    serde_json::from_value(value.clone()).map_err(|_| {
-        let text = value.as_str().unwrap_or_default();
-        Error::invalid(format!("Parameter 'preallocation' does not accept value '{text}'"))
-    })
+    super::name_in(value.as_str().unwrap_or_default())
 }

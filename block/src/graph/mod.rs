@@ -19,8 +19,9 @@ pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node, open_unnamed};
 pub use table::{DriverKind, DriverRow, DriverTable, Probe};
 
-use crate::{DetectZeroes, WriteCache};
+use crate::{DetectZeroes, Error, Result, WriteCache};
 use bitflags::bitflags;
+use serde::de::DeserializeOwned;
 
 /// What everything that opens or creates images needs: the drivers there are and the objects the user made.
 #[derive(Debug, Clone, Copy)]
@@ -117,4 +118,13 @@ impl OpenFlags {
         let changes = Perm::WRITE | Perm::RESIZE;
         Perms { own, shared: if self.no_share { Perm::all() - changes } else { Perm::all() } }
     }
+}
+
+/// The value of an enum that `text` names, with the words of the options that are older than typed ones.
+///
+/// # Errors
+/// No such name.
+pub(crate) fn name_in<T: DeserializeOwned>(text: &str) -> Result<T> {
+    let value = serde_json::Value::from(text);
+    serde_json::from_value(value).map_err(|_| Error::invalid(format!("invalid parameter value: {text}")))
 }

@@ -79,6 +79,8 @@ pub(super) enum ChildSource {
     Opened(Arc<Node>),
     /// Named as a node that exists already.
     Reference(String),
+    /// Described as missing, with a JSON `null`.
+    Nothing,
 }
 
 /// Opens an image. `format` forces the driver.
@@ -142,22 +144,30 @@ pub(super) fn open_child(
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
-    let opener = Opener { env: parent.env, flags: parent.flags, perms, depth };
+    let opener = Opener { env: parent.env, flags: below(parent.flags), perms, depth };
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
             opener.open(filename, options, probing)
         }
         ChildSource::Opened(node) => node.permit(perms).map(|()| node),
+        ChildSource::Nothing => {
+            Err(Error::invalid(format!("A block device must be specified for \"{role}\"")))
+        }
         ChildSource::Reference(name) => {
             Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
         }
     }
 }
 
-/// The `file` of a format is a protocol; anything else without a driver is probed.
+/// How the nodes below one with these flags are opened: what is discarded there is the upper node's decision.
+fn below(flags: OpenFlags) -> OpenFlags {
+    OpenFlags { discard: true, ..flags }
+}
+
+/// What a format keeps its bytes in (`file`, `header`, `data-file`) is a protocol; anything else without a driver is probed.
 fn layer_of(parent: DriverKind, role: &str) -> Layer {
-    if parent == DriverKind::Format && role == "file" { Layer::Protocol } else { Layer::Any }
+    if parent == DriverKind::Format && role != "backing" { Layer::Protocol } else { Layer::Any }
 }
 
 /// What a name without a driver may become.
@@ -185,8 +195,8 @@ struct Common {
     read_only: Option<bool>,
     auto_read_only: Option<bool>,
     force_share: Option<bool>,
-    discard: Option<Discard>,
-    detect_zeroes: Option<DetectZeroes>,
+    discard: Option<String>,
+    detect_zeroes: Option<String>,
     cache: CacheSwitches,
     active: Option<bool>,
 }
@@ -196,15 +206,6 @@ struct Common {
 struct CacheSwitches {
     direct: Option<bool>,
     no_flush: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Discard {
-    #[serde(alias = "off")]
-    Ignore,
-    #[serde(alias = "on")]
-    Unmap,
 }
 
 const COMMON: [&str; 8] = [
@@ -256,7 +257,12 @@ impl Opener<'_> {
         let flags = &mut self.flags;
         flags.writable &= !common.read_only.unwrap_or(false);
         flags.force_share |= common.force_share.unwrap_or(false);
-        flags.discard = common.discard.map_or(flags.discard, |d| d == Discard::Unmap);
+        flags.discard = match common.discard.as_deref() {
+            None => flags.discard,
+            Some("unmap" | "on") => true,
+            Some("ignore" | "off") => false,
+            Some(_) => return Err(Error::invalid("Invalid discard option")),
+        };
         flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
         flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
         if !flags.writable {
@@ -265,6 +271,15 @@ impl Opener<'_> {
         if flags.force_share && flags.writable {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
+        let detect = common.detect_zeroes.as_deref().map(super::name_in).transpose()?;
+        if detect == Some(DetectZeroes::Unmap) && !flags.discard {
+            return Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
+        // Asked of one node, it is for that node; asked for the image, for the top node.
+        let inherited = if self.depth == 0 { flags.detect_zeroes } else { DetectZeroes::Off };
+        flags.detect_zeroes = detect.unwrap_or(inherited);
         Ok(common)
     }
 
@@ -294,7 +309,9 @@ impl Opener<'_> {
     /// Opens the protocol, looks at what is there, and puts the format on it.
     fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
         let below = match child_source(filename, options.take("file")) {
-            None => return Err(Error::invalid("Must specify either driver or file")),
+            None | Some(ChildSource::Nothing) => {
+                return Err(Error::invalid("Must specify either driver or file"));
+            }
             Some(ChildSource::Reference(name)) => {
                 let text = format!("Cannot find device='{name}' nor node-name='{name}'");
                 return Err(Error::new(Kind::NotFound, text));
@@ -302,7 +319,8 @@ impl Opener<'_> {
             Some(ChildSource::Opened(node)) => node,
             Some(ChildSource::Describe { filename, options }) => {
                 let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
-                let opener = Opener { env: self.env, flags: self.flags, perms, depth: self.depth + 1 };
+                let flags = below(self.flags);
+                let opener = Opener { env: self.env, flags, perms, depth: self.depth + 1 };
                 opener.open(filename, options, Layer::Protocol)?
             }
         };
@@ -332,12 +350,9 @@ impl Opener<'_> {
         let name = node_name(row, &ctx.options, &ctx.opened, common);
         let node_flags = NodeFlags {
             read_only: !flags.writable,
+            force_share: flags.force_share,
             discard: flags.discard,
-            detect_zeroes: common.detect_zeroes.unwrap_or(if depth == 0 {
-                flags.detect_zeroes
-            } else {
-                DetectZeroes::Off
-            }),
+            detect_zeroes: flags.detect_zeroes,
         };
         let node = Node::new(driver, name, node_flags);
         node.permit(perms)?;
@@ -375,6 +390,7 @@ fn take_children(
 
 fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
     match value {
+        Some(Value::Null) if filename.is_none() => Some(ChildSource::Nothing),
         None | Some(Value::Null) => {
             filename.map(|name| ChildSource::Describe { filename: Some(name), options: Options::new() })
         }
@@ -408,7 +424,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
         .clone()
         .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let filename = match row.kind {
-        DriverKind::Protocol => options.get_str("filename").unwrap_or_default().to_owned(),
+        DriverKind::Protocol => {
+            (row.filename)(options).unwrap_or_else(|| json_name(&described(row, options, children)))
+        }
         _ => layered_name(row, options, children),
     };
     NodeName { driver: row.name, filename, node, options: described(row, options, children) }
@@ -419,11 +437,14 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
     let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && !extra && file.node().children().is_empty() => {
-            file.node().name().filename.clone()
-        }
+        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
+}
+
+/// Whether this is a protocol that a file name says all about.
+fn is_plain(child: &Child) -> bool {
+    child.node().children().is_empty() && !child.node().name().filename.starts_with("json:")
 }
 
 /// The options that would open this node again.

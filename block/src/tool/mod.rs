@@ -1,5 +1,6 @@
 //! What the three programs share at the command line: output, sizes for people, JSON as QEMU's tools print it.
 
+pub mod daemon;
 pub mod json;
 pub mod out;
 pub mod size;
@@ -17,4 +18,11 @@ pub fn program_name() -> String {
 /// The version all programs report: that of the tools whose behaviour they have, which scripts compare, and ours.
 pub fn version() -> &'static str {
     concat!("10.0.2 (blockimg ", env!("CARGO_PKG_VERSION"), ")")
+}
+
+/// Prints a line about an image on standard error, at once: what is found while a request is being served, and is worth
+/// knowing whatever becomes of the request.
+#[expect(clippy::print_stderr, reason = "there is no caller to give the text to")]
+pub fn notice(text: &str) {
+    eprintln!("{text}");
 }

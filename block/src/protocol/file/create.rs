@@ -1,25 +1,21 @@
-//! Creating and resizing files.
+//! Creating and resizing regular files.
 
-use super::lock;
+use super::lock::{Locking, Locks};
+use super::parse_filename;
 use crate::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, prealloc};
-use crate::{Context, Error, Perm, Perms, Prealloc, Resize, Result};
+use crate::{Context, Error, Perm, Perms, Prealloc, Resize, Result, SECTOR};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate, posix_fallocate};
+use nix::fcntl::posix_fallocate;
+use nix::unistd::ftruncate;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 /// How regular files are created.
 pub(super) static ROW: CreateRow = CreateRow { options: &OPTIONS, create, measure: None };
 
-/// How devices are "created": they exist, and must be large enough.
-pub(super) static DEVICE_ROW: CreateRow =
-    CreateRow { options: &[SIZE], create: create_device, measure: None };
-
-const SIZE: CreateOption =
-    CreateOption { name: "size", kind: CreateKind::Size, help: "Virtual disk size", default: None };
-
 static OPTIONS: [CreateOption; 4] = [
-    SIZE,
+    CreateOption { name: "size", kind: CreateKind::Size, help: "Virtual disk size", default: None },
     CreateOption {
         name: "nocow",
         kind: CreateKind::Bool,
@@ -40,59 +36,75 @@ static OPTIONS: [CreateOption; 4] = [
     },
 ];
 
-/// How much of a new file is allocated at once, so that a later opener can find out the alignment O_DIRECT needs: an
-/// empty or all-hole file accepts every alignment.
+/// How much of a new file is allocated at once, in bytes, so that a later opener can find out the alignment O_DIRECT
+/// needs: an empty or all-hole file accepts every alignment.
 const FIRST_BLOCK: u64 = 4096;
 
+/// The extent size hint of a new file unless another is asked for, in bytes: images grow in small steps, and small
+/// extents make them slow.
+const EXTENT_SIZE_HINT: u64 = 1 << 20;
+
+/// What the options say.
+#[derive(Debug)]
+struct Plan {
+    size: u64,
+    prealloc: Prealloc,
+    nocow: bool,
+    extent_size_hint: u32,
+}
+
+impl Plan {
+    fn new(options: &CreateOptions) -> Result<Self> {
+        let number = |name| options.get(name).and_then(|v| v.as_u64());
+        let size = number("size").unwrap_or(0).checked_next_multiple_of(SECTOR);
+        Ok(Plan {
+            size: size.ok_or_else(|| Error::from_errno(nix::libc::EFBIG))?,
+            prealloc: prealloc(options)?,
+            nocow: options.is_on("nocow"),
+            extent_size_hint: u32::try_from(number("extent_size_hint").unwrap_or(EXTENT_SIZE_HINT))
+                .map_err(|_| Error::invalid("Extent size hint is too large"))?,
+        })
+    }
+
+    fn carry_out(&self, file: &File) -> Result<()> {
+        file.set_len(0).context(|| "Could not resize file")?;
+        // Both only make the file faster; most file systems have neither.
+        if self.nocow {
+            let _ = crate::sys::set_nocow(file.as_fd());
+        }
+        let _ = crate::sys::set_extent_size_hint(file.as_fd(), self.extent_size_hint);
+        resize(file, 0, Resize { prealloc: self.prealloc, ..Resize::to(self.size) })
+    }
+}
+
 fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
-    let path = ctx.filename.strip_prefix("file:").unwrap_or(ctx.filename);
-    let mode = prealloc(options)?;
-    let size = options.get("size").and_then(|v| v.as_u64()).unwrap_or(0);
+    let plan = Plan::new(options)?;
+    let parsed = parse_filename("file:", ctx.filename)?;
+    let path = parsed.get_str("filename").unwrap_or_default();
     let mut open = OpenOptions::new();
     // Not truncated yet: the file may be in use.
     open.read(true).write(true).create(true).truncate(false);
     let file = open.open(path).context(|| format!("Could not create '{path}'"))?;
-    let none = Perms { own: Perm::empty(), shared: Perm::all() };
-    let ours = Perms { own: Perm::WRITE | Perm::RESIZE, shared: Perm::all() - Perm::RESIZE };
-    lock::change(&file, path, none, ours)?;
-    let result = file.set_len(0).map_err(Error::from).and_then(|()| {
-        let size = size.next_multiple_of(crate::SECTOR);
-        resize(&file, 0, Resize { size, prealloc: mode })
-    });
-    result.context(|| format!("Could not resize file '{path}'"))
-}
-
-fn create_device(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
-    let path = ctx.filename.strip_prefix("host_device:").unwrap_or(ctx.filename);
-    let wanted = options.get("size").and_then(|v| v.as_u64()).unwrap_or(0);
-    let mut open = OpenOptions::new();
-    let file = open.read(true).write(true).open(path).context(|| format!("Could not open '{path}'"))?;
-    let kind = super::kind_of(&file)?;
-    let size = super::length(&file, kind)?;
-    if wanted > size {
-        return Err(Error::new(
-            crate::Kind::NoSpace,
-            format!("Device '{path}' is too small: it has {size} bytes, the image needs {wanted}"),
-        ));
-    }
-    Ok(())
+    let wanted = Perms { own: Perm::WRITE | Perm::RESIZE, shared: Perm::all() - Perm::RESIZE };
+    Locks::new(Locking::Auto).change(&file, path, wanted)?;
+    plan.carry_out(&file)
 }
 
 /// Sets the length of `file`, now `old` bytes, allocating as asked.
 pub(super) fn resize(file: &File, old: u64, to: Resize) -> Result<()> {
-    let size = i64::try_from(to.size).map_err(|_| Error::from_errno(nix::libc::EFBIG))?;
-    if to.size <= old && to.prealloc != Prealloc::Off {
-        return Err(Error::unsupported("Preallocation can't be used for shrinking files"));
+    if to.size < old && to.prealloc != Prealloc::Off {
+        return Err(Error::invalid("Cannot use preallocation for shrinking files"));
     }
     let result = match to.prealloc {
-        Prealloc::Off => {
-            file.set_len(to.size)?;
-            if old == 0 { allocate_first_block(file, to.size) } else { Ok(()) }
+        Prealloc::Off => set_len(file, to.size),
+        Prealloc::Metadata => {
+            let mode = to.prealloc.name();
+            return Err(Error::unsupported(format!("Unsupported preallocation mode: {mode}")));
         }
-        Prealloc::Metadata => Err(Error::unsupported("Unsupported preallocation mode 'metadata'")),
-        Prealloc::Falloc => preallocate(file, old, size),
+        Prealloc::Falloc => allocate(file, old, to.size),
         Prealloc::Full => fill(file, old, to.size),
     };
+    let result = result.and_then(|()| if old == 0 { write_first_block(file, to.size) } else { Ok(()) });
     if result.is_err() {
         // Leave the file as long as it was; the first error matters more.
         let _ = file.set_len(old);
@@ -100,31 +112,35 @@ pub(super) fn resize(file: &File, old: u64, to: Resize) -> Result<()> {
     result
 }
 
-fn allocate_first_block(file: &File, size: u64) -> Result<()> {
-    let zeroes = [0; FIRST_BLOCK as usize];
-    let len = usize::try_from(size.min(FIRST_BLOCK)).unwrap_or(zeroes.len());
-    Ok(file.write_all_at(&zeroes[..len], 0)?)
+fn set_len(file: &File, size: u64) -> Result<()> {
+    let size = i64::try_from(size).map_err(|_| Errno::EINVAL);
+    size.and_then(|size| ftruncate(file, size)).context(|| "Could not resize file")
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "the old length of a file fits off_t")]
-fn preallocate(file: &File, old: u64, size: i64) -> Result<()> {
-    let old = old as i64;
-    let done = match fallocate(file, FallocateFlags::empty(), old, size - old) {
-        Err(Errno::EOPNOTSUPP) => posix_fallocate(file, old, size - old),
-        done => done,
-    };
-    done.map_err(Error::from).context(|| "Could not preallocate data for the new file")
+fn write_first_block(file: &File, size: u64) -> Result<()> {
+    const ZEROES: [u8; FIRST_BLOCK as usize] = [0; FIRST_BLOCK as usize];
+    let len = if size >= FIRST_BLOCK { FIRST_BLOCK } else { SECTOR.min(size) };
+    Ok(file.write_all_at(&ZEROES[..len as usize], 0)?)
+}
+
+fn allocate(file: &File, old: u64, size: u64) -> Result<()> {
+    if old == size {
+        return Ok(());
+    }
+    let offset = |at: u64| i64::try_from(at).map_err(|_| Error::from_errno(nix::libc::EFBIG));
+    let (start, len) = (offset(old)?, offset(size - old)?);
+    posix_fallocate(file, start, len).context(|| "Could not preallocate new data")
 }
 
 /// Writes zeroes from `old` to `size`.
 fn fill(file: &File, old: u64, size: u64) -> Result<()> {
-    let zeroes = vec![0; 1 << 16];
+    set_len(file, size)?;
+    let zeroes = vec![0; 1 << 20];
     let mut at = old;
     while at < size {
         let n = usize::try_from(size - at).unwrap_or(zeroes.len()).min(zeroes.len());
         file.write_all_at(&zeroes[..n], at).context(|| "Could not write zeros for preallocation")?;
         at += n as u64;
     }
-    debug_assert!(file.metadata().map_or(true, |m| m.size() >= size));
-    Ok(file.sync_all()?)
+    file.sync_all().context(|| "Could not flush file to disk")
 }

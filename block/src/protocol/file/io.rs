@@ -1,39 +1,27 @@
 //! Requests on a file.
 
-use super::{FileDriver, FileKind, lock};
-use crate::buffer::{ALIGN, Buffer};
+use super::{FileDriver, FileKind};
 use crate::{
     Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Perms, Quiesced, Resize, Result,
     Want, WriteFlags, ZeroFlags,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
 use nix::sys::uio::{preadv, pwritev};
-use nix::unistd::{Whence, lseek64};
 use serde_json::json;
-use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::PoisonError;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 
-/// The alignment O_DIRECT asks for on this file, in bytes: the smallest that a read is accepted with.
-pub(super) fn direct_align(file: &File, kind: FileKind) -> u32 {
-    if kind == FileKind::BlockDevice
-        && let Ok(sector) = crate::sys::device_sector(file.as_fd())
-    {
-        return sector;
-    }
-    let empty = file.metadata().map_or(0, |m| m.size()) == 0;
-    let mut buffer = Buffer::zeroed(ALIGN);
-    // An empty file accepts anything and proves nothing.
-    let accepted = |n: &u32| !empty && file.read_at(&mut buffer[..*n as usize], 0).is_ok();
-    [1, 512, 1024, 2048].into_iter().find(accepted).unwrap_or(4096)
-}
+/// The most buffers one system call takes (`IOV_MAX`).
+const MAX_BUFFERS: usize = 1024;
+
+const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
 
 impl FileDriver {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
@@ -41,54 +29,74 @@ impl FileDriver {
         self.len.fetch_max(end, Ordering::AcqRel);
     }
 
-    fn punch(&self, range: &Range<u64>) -> Result<()> {
-        if self.kind == FileKind::BlockDevice {
-            return Ok(crate::sys::device_discard(self.file.as_fd(), range)?);
-        }
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.fallocate(mode, range)
-    }
-
     fn fallocate(&self, mode: FallocateFlags, range: &Range<u64>) -> Result<()> {
-        let offset = offset(range.start)?;
-        let len = i64::try_from(range.end - range.start).map_err(|_| Error::from_errno(nix::libc::EFBIG))?;
-        Ok(retry(|| fallocate(&self.file, mode, offset, len))?)
+        let len = offset(range.end - range.start)?;
+        let start = offset(range.start)?;
+        match retry(|| fallocate(&self.file, mode, start, len)) {
+            // Not in these units, not on this kind of file: the same as not at all.
+            Err(Errno::EINVAL | Errno::ENODEV) => Err(Error::from_errno(libc::ENOTSUP)),
+            done => Ok(done?),
+        }
     }
 
     fn zero(&self, range: &Range<u64>, may_unmap: bool) -> Result<()> {
-        if self.kind == FileKind::BlockDevice {
-            return Ok(crate::sys::device_zero(self.file.as_fd(), range)?);
-        }
-        if may_unmap && range.end <= self.end() && self.punch(range).is_ok() {
+        if may_unmap && range.end <= self.end() && self.fallocate(PUNCH, range).is_ok() {
             return Ok(());
         }
-        match self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, range) {
-            Err(e) if e.kind() == crate::Kind::Unsupported => self.zero_by_punching(range),
-            done => done,
+        if self.kind == FileKind::BlockDevice {
+            let keep = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            return self.fallocate(keep, range);
         }
+        if !self.no_zero_range.load(Ordering::Relaxed) {
+            match self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, range) {
+                Err(e) if e.kind() == crate::Kind::Unsupported => {
+                    self.no_zero_range.store(true, Ordering::Relaxed);
+                }
+                done => return done,
+            }
+        }
+        self.zero_by_punching(range)
     }
 
     /// Where there is no zero-range operation (tmpfs): a hole, then allocation again.
     fn zero_by_punching(&self, range: &Range<u64>) -> Result<()> {
         let inside = range.start..range.end.min(self.end());
         if !inside.is_empty() {
-            self.punch(&inside)?;
+            self.fallocate(PUNCH, &inside)?;
         }
         self.fallocate(FallocateFlags::empty(), range)
     }
 
-    fn seek(&self, at: u64, whence: Whence) -> Result<Option<u64>, Errno> {
-        match lseek64(&self.file, i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?, whence) {
-            Ok(found) => Ok(u64::try_from(found).ok()),
-            // Nothing of the kind between here and the end.
-            Err(Errno::ENXIO) => Ok(None),
-            Err(e) => Err(e),
+    /// Whole sectors only: the kernel refuses the rest.
+    fn discard_sectors(&self, range: &Range<u64>) -> Result<()> {
+        let sector = u64::from(self.sector);
+        let whole = range.start.next_multiple_of(sector)..range.end - range.end % sector;
+        if whole.is_empty() {
+            return Ok(());
         }
+        Ok(retry(|| crate::sys::device_discard(self.file.as_fd(), &whole))?)
+    }
+
+    fn is_device(&self) -> bool {
+        self.kind != FileKind::Regular
+    }
+
+    fn resize_device(&self, to: Resize) -> Result<()> {
+        let end = self.end();
+        if to.prealloc != crate::Prealloc::Off {
+            let mode = to.prealloc.name();
+            let text = format!("Preallocation mode '{mode}' unsupported for this non-regular file");
+            return Err(Error::unsupported(text));
+        }
+        if to.exact && to.size != end {
+            return Err(Error::unsupported("Cannot resize device files"));
+        }
+        if to.size > end { Err(Error::invalid("Cannot grow device files")) } else { Ok(()) }
     }
 }
 
 fn offset(at: u64) -> Result<i64> {
-    i64::try_from(at).map_err(|_| Error::from_errno(nix::libc::EFBIG))
+    i64::try_from(at).map_err(|_| Error::from_errno(libc::EFBIG))
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
@@ -107,46 +115,37 @@ impl Driver for FileDriver {
 
     fn limits(&self) -> Limits {
         Limits {
-            request_align: self.align,
-            memory_align: self.align,
+            request_align: self.align.request,
+            memory_align: self.align.memory,
             max_transfer: Some(0x7fff_0000),
-            zero_init: self.kind == FileKind::Regular,
+            discard_granularity: self.sector,
+            zero_init: !self.is_device(),
             ..Limits::default()
         }
     }
 
     fn map(&self, at: u64, max: u64, _want: Want) -> Result<Mapping> {
-        let end = self.end().max(at);
-        let max = max.min(end - at).max(1);
-        let here = |mapping: Mapping| mapping.at(None, at);
-        if self.kind != FileKind::Regular {
-            return Ok(here(Mapping::data(max)));
-        }
-        match self.seek(at, Whence::SeekData) {
-            Ok(Some(data)) if data > at => Ok(here(Mapping::zero(max.min(data - at)))),
-            Ok(Some(_)) => {
-                let hole = self.seek(at, Whence::SeekHole)?.unwrap_or(end);
-                Ok(here(Mapping::data(max.min(hole.saturating_sub(at).max(1)))))
-            }
-            Ok(None) => Ok(here(Mapping::zero(max))),
-            // A file system that cannot tell: all is data.
-            Err(_) => Ok(here(Mapping::data(max))),
-        }
+        self.runs(at, max)
     }
 
     fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
         let mut done = 0;
         while done < to.len() {
-            let start = offset(at + done as u64)?;
-            let n = retry(|| preadv(&self.file, &mut to.io_slices(done), start))?;
-            if n == 0 {
-                // Past the end, or a file that somebody made shorter.
+            let start = at + done as u64;
+            let position = offset(start)?;
+            let n = retry(|| {
+                let mut buffers = to.io_slices(done);
+                let count = buffers.len().min(MAX_BUFFERS);
+                preadv(&self.file, &mut buffers[..count], position)
+            })?;
+            done += n;
+            // Nothing, or with O_DIRECT less than a unit: past the end, or a file that somebody made shorter.
+            if n == 0 || !(at + done as u64).is_multiple_of(u64::from(self.align.request)) {
                 let mut rest = to.reborrow();
                 rest.split_to(done);
                 rest.fill(0);
                 return Ok(());
             }
-            done += n;
         }
         Ok(())
     }
@@ -155,9 +154,11 @@ impl Driver for FileDriver {
         let mut done = 0;
         while done < from.len() {
             let start = offset(at + done as u64)?;
-            let n = retry(|| pwritev(&self.file, &from.io_slices(done), start))?;
+            let buffers = from.io_slices(done);
+            let count = buffers.len().min(MAX_BUFFERS);
+            let n = retry(|| pwritev(&self.file, &buffers[..count], start))?;
             if n == 0 {
-                return Err(Error::from_errno(nix::libc::ENOSPC));
+                return Err(Error::from_errno(libc::ENOSPC));
             }
             done += n;
         }
@@ -166,21 +167,28 @@ impl Driver for FileDriver {
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
-        self.zero(&range, flags.contains(ZeroFlags::MAY_UNMAP))?;
+        let result = self.zero(&range, flags.contains(ZeroFlags::MAY_UNMAP));
+        self.forget_runs();
+        result?;
         self.grown_to(range.end);
         Ok(())
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
-        self.punch(&range)
+        let result = match self.kind {
+            FileKind::BlockDevice => self.discard_sectors(&range),
+            _ => self.fallocate(PUNCH, &range),
+        };
+        self.forget_runs();
+        result
     }
 
     fn flush(&self, level: Level) -> Result<()> {
-        if level == Level::Os || self.no_flush {
+        if level == Level::Os || self.no_flush || self.kind == FileKind::CharDevice {
             return Ok(());
         }
         let result = if self.flush_failed.load(Ordering::Acquire) {
-            Err(Error::from_errno(nix::libc::EIO))
+            Err(Error::from_errno(libc::EIO))
         } else {
             self.file.sync_data().map_err(Error::from)
         };
@@ -191,16 +199,12 @@ impl Driver for FileDriver {
     }
 
     fn truncate(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
-        if self.kind != FileKind::Regular {
-            let end = self.end();
-            return match to.size {
-                size if size == end => Ok(()),
-                size if size > end => Err(Error::invalid("Cannot grow device files")),
-                _ => Err(Error::unsupported("Cannot resize device files")),
-            };
+        if self.is_device() {
+            return self.resize_device(to);
         }
         super::create::resize(&self.file, self.end(), to)?;
         self.len.store(to.size, Ordering::Release);
+        self.forget_runs();
         Ok(())
     }
 
@@ -209,15 +213,12 @@ impl Driver for FileDriver {
     }
 
     fn permit(&self, perms: Perms) -> Result<()> {
-        let Some(locks) = &self.locks else { return Ok(()) };
-        let mut held = locks.lock().unwrap_or_else(PoisonError::into_inner);
-        lock::change(&self.file, &self.path, *held, perms)?;
-        *held = perms;
-        Ok(())
+        self.locks.change(&self.file, &self.path, perms)
     }
 
     fn info(&self) -> FormatInfo {
-        let specific = (self.kind == FileKind::Regular).then(|| ("file", json!({})));
-        FormatInfo { specific, ..FormatInfo::default() }
+        let hint = crate::sys::extent_size_hint(self.file.as_fd()).unwrap_or(0);
+        let data = if hint > 0 { json!({"extent-size-hint": hint}) } else { json!({}) };
+        FormatInfo { specific: Some(("file", data)), ..FormatInfo::default() }
     }
 }

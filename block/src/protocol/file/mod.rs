@@ -1,63 +1,84 @@
-//! Files and block devices.
+//! Files and devices of the host.
 //!
 //! The driver keeps the length in memory, so that a request costs one system call. After one failed flush all later
 //! ones fail: the kernel forgets which pages it could not write, so a second flush that succeeds proves nothing.
 
 mod create;
+mod direct;
 mod io;
 mod lock;
+mod map;
 
-use crate::graph::{DriverKind, DriverRow, OpenCtx, OpenFlags};
-use crate::{Context, Driver, Error, Options, Perms, Result};
+use super::existing;
+use crate::graph::{DriverKind, DriverRow, OpenCtx, OpenFlags, has_protocol, name_in};
+use crate::{Context, Driver, Error, Kind, Options, Result};
+use direct::Alignment;
+use lock::{Locking, Locks};
 use nix::fcntl::OFlag;
+use nix::libc;
 use serde::Deserialize;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Regular files.
 pub static FILE: DriverRow = DriverRow {
     prefixes: &["file"],
-    parse_filename,
+    parse_filename: |name| parse_filename("file:", name),
     strong_options: &["filename"],
     create: Some(&create::ROW),
-    ..DriverRow::new("file", DriverKind::Protocol, open_file)
+    ..DriverRow::new("file", DriverKind::Protocol, |ctx| open(ctx, "file", Family::Regular))
 };
 
 /// Block and character devices of the host.
 pub static HOST_DEVICE: DriverRow = DriverRow {
     prefixes: &["host_device"],
-    parse_filename,
+    parse_filename: |name| parse_filename("host_device:", name),
     strong_options: &["filename"],
-    create: Some(&create::DEVICE_ROW),
-    ..DriverRow::new("host_device", DriverKind::Protocol, open_device)
+    create: Some(&existing::ROW),
+    ..DriverRow::new("host_device", DriverKind::Protocol, |ctx| open(ctx, "host_device", Family::Device))
+};
+
+/// CD drives of the host.
+pub static HOST_CDROM: DriverRow = DriverRow {
+    prefixes: &["host_cdrom"],
+    parse_filename: |name| parse_filename("host_cdrom:", name),
+    strong_options: &["filename"],
+    create: Some(&existing::ROW),
+    ..DriverRow::new("host_cdrom", DriverKind::Protocol, |ctx| open(ctx, "host_cdrom", Family::CdDrive))
 };
 
 /// The driver for a plain file name: devices have their own.
 pub fn driver_for(filename: Option<&str>) -> &'static str {
-    let kind = filename.and_then(|name| std::fs::metadata(name).ok()).map(|m| m.file_type());
+    let kind = filename.and_then(|name| std::fs::metadata(name).ok()).map(|m| FileKind::of(&m));
     match kind {
-        Some(kind) if kind.is_block_device() || kind.is_char_device() => HOST_DEVICE.name,
+        Some(FileKind::BlockDevice | FileKind::CharDevice) => HOST_DEVICE.name,
         _ => FILE.name,
     }
 }
 
-fn parse_filename(filename: &str) -> Result<Options> {
-    let path = ["file:", "host_device:"].iter().find_map(|prefix| filename.strip_prefix(prefix));
-    Options::from_pairs([("filename", path.unwrap_or(filename))])
+/// The path a file name of this protocol means: without the prefix, and so that what follows is no protocol again.
+fn parse_filename(prefix: &str, filename: &str) -> Result<Options> {
+    let path = match filename.strip_prefix(prefix) {
+        Some(rest) if has_protocol(rest).is_some() => format!("./{rest}"),
+        Some(rest) => rest.to_owned(),
+        None => filename.to_owned(),
+    };
+    Options::from_pairs([("filename", path)])
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct FileOptions {
     filename: Option<String>,
-    #[serde(default)]
-    locking: Locking,
+    locking: Option<String>,
+    aio: Option<String>,
+    pr_manager: Option<String>,
     // Accepted because scripts give them; the way requests reach the kernel is ours to choose.
-    #[serde(rename = "aio")]
-    _aio: Option<Aio>,
     #[serde(rename = "aio-max-batch")]
     _aio_max_batch: Option<u64>,
     #[serde(rename = "drop-cache")]
@@ -66,16 +87,7 @@ struct FileOptions {
     _x_check_cache_dropped: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Locking {
-    On,
-    Off,
-    #[default]
-    Auto,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Aio {
     Threads,
@@ -84,12 +96,50 @@ enum Aio {
     IoUring,
 }
 
+/// What a driver of this module is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Regular,
+    Device,
+    CdDrive,
+}
+
+impl Family {
+    fn accepts(self, kind: FileKind) -> bool {
+        match self {
+            Family::Regular => kind == FileKind::Regular,
+            Family::Device | Family::CdDrive => matches!(kind, FileKind::BlockDevice | FileKind::CharDevice),
+        }
+    }
+
+    fn refusal(self, driver: &str, path: &str) -> Error {
+        let wanted = match self {
+            Family::Regular => "a regular file",
+            Family::Device | Family::CdDrive => "either a character or block device",
+        };
+        Error::invalid(format!("'{driver}' driver requires '{path}' to be {wanted}"))
+    }
+}
+
 /// What kind of file it is, as far as requests differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileKind {
     Regular,
     BlockDevice,
     CharDevice,
+    /// Directories, pipes, sockets: nothing that holds an image.
+    Other,
+}
+
+impl FileKind {
+    fn of(metadata: &Metadata) -> Self {
+        match metadata.file_type() {
+            kind if kind.is_file() => FileKind::Regular,
+            kind if kind.is_block_device() => FileKind::BlockDevice,
+            kind if kind.is_char_device() => FileKind::CharDevice,
+            _ => FileKind::Other,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -99,90 +149,108 @@ struct FileDriver {
     kind: FileKind,
     /// Length in bytes.
     len: AtomicU64,
-    /// Alignment of requests and buffers in bytes; 1 without O_DIRECT.
-    align: u32,
+    align: Alignment,
+    /// Logical sector of a block device in bytes; 1 for anything else.
+    sector: u32,
     no_flush: bool,
     flush_failed: AtomicBool,
-    /// `None`: no locks are taken.
-    locks: Option<Mutex<Perms>>,
+    /// The file system has no operation that zeroes and keeps the space.
+    no_zero_range: AtomicBool,
+    /// The last run of stored bytes that was seen: see [`map`].
+    data: Mutex<Range<u64>>,
+    locks: Locks,
 }
 
-fn open_file(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
-    let (options, path) = options(ctx, "file")?;
-    let file = open_path(&path, ctx.flags)?;
-    let kind = kind_of(&file)?;
-    if kind != FileKind::Regular {
-        return Err(Error::invalid(format!("'file' driver requires '{path}' to be a regular file")));
-    }
-    Ok(Box::new(FileDriver::new(file, path, kind, &options, ctx.flags)?))
-}
-
-fn open_device(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
-    let (options, path) = options(ctx, "host_device")?;
-    let file = open_path(&path, ctx.flags)?;
-    let kind = kind_of(&file)?;
-    if kind == FileKind::Regular {
-        let text = format!("'host_device' driver requires '{path}' to be either a character or block device");
-        return Err(Error::invalid(text));
-    }
-    Ok(Box::new(FileDriver::new(file, path, kind, &options, ctx.flags)?))
-}
-
-fn options(ctx: &OpenCtx<'_>, driver: &str) -> Result<(FileOptions, String)> {
+fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn Driver>> {
     let mut options: FileOptions = ctx.options()?;
-    match options.filename.take() {
-        Some(path) if !path.is_empty() => Ok((options, path)),
-        _ => Err(Error::invalid(format!("The '{driver}' block driver requires a file name"))),
+    let path = match options.filename.take() {
+        Some(path) if !path.is_empty() => path,
+        _ => return Err(Error::invalid(format!("The '{driver}' block driver requires a file name"))),
+    };
+    let locking = options.locking.as_deref().map(name_in).transpose()?.unwrap_or_default();
+    options.check(ctx.flags)?;
+    // Opening a pipe would wait for its other end.
+    if std::fs::metadata(&path).is_ok_and(|m| m.file_type().is_fifo()) {
+        return Err(family.refusal(driver, &path));
+    }
+    let file = open_path(&path, ctx.flags)?;
+    let kind = FileKind::of(&file.metadata()?);
+    if !family.accepts(kind) {
+        return Err(family.refusal(driver, &path));
+    }
+    if family == Family::CdDrive && !crate::sys::is_cd_drive(file.as_fd()) {
+        return Err(Error::from_errno(libc::ENOMEDIUM));
+    }
+    Ok(Box::new(FileDriver::new(file, path, kind, locking, ctx.flags)?))
+}
+
+impl FileOptions {
+    fn check(&self, flags: OpenFlags) -> Result<()> {
+        let aio = self.aio.as_deref().map(name_in).transpose()?;
+        if aio == Some(Aio::Native) && !flags.cache.direct {
+            return Err(Error::invalid(
+                "aio=native was specified, but it requires cache.direct=on, which was not specified.",
+            ));
+        }
+        match &self.pr_manager {
+            Some(id) => {
+                Err(Error::new(Kind::NotFound, format!("No persistent reservation manager with id '{id}'")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
 fn open_path(path: &str, flags: OpenFlags) -> Result<File> {
-    let mut custom = OFlag::O_CLOEXEC;
-    custom.set(OFlag::O_DIRECT, flags.cache.direct);
-    let mut options = OpenOptions::new();
-    options.read(true).write(flags.writable).custom_flags(custom.bits());
-    options.open(path).context(|| format!("Could not open '{path}'"))
-}
-
-fn kind_of(file: &File) -> Result<FileKind> {
-    let kind = file.metadata()?.file_type();
-    Ok(match kind {
-        _ if kind.is_block_device() => FileKind::BlockDevice,
-        _ if kind.is_char_device() => FileKind::CharDevice,
-        _ if kind.is_dir() => return Err(Error::from_errno(nix::libc::EISDIR)),
-        _ => FileKind::Regular,
-    })
+    let open = |custom: OFlag| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(flags.writable).custom_flags((custom | OFlag::O_CLOEXEC).bits());
+        options.open(path)
+    };
+    let custom = if flags.cache.direct { OFlag::O_DIRECT } else { OFlag::empty() };
+    open(custom)
+        .map_err(|e| match e.raw_os_error() {
+            // The way a file system refuses O_DIRECT, when without it all is well.
+            Some(libc::EINVAL) if flags.cache.direct && open(OFlag::empty()).is_ok() => {
+                Error::invalid("filesystem does not support O_DIRECT")
+            }
+            _ => Error::from(e),
+        })
+        .context(|| format!("Could not open '{path}'"))
 }
 
 impl FileDriver {
-    fn new(
-        file: File,
-        path: String,
-        kind: FileKind,
-        options: &FileOptions,
-        flags: OpenFlags,
-    ) -> Result<Self> {
-        let len = length(&file, kind)?;
-        let align = if flags.cache.direct { io::direct_align(&file, kind) } else { 1 };
-        let locking = options.locking != Locking::Off && kind == FileKind::Regular && !flags.force_share;
-        let none = Perms { own: crate::Perm::empty(), shared: crate::Perm::all() };
+    fn new(mut file: File, path: String, kind: FileKind, locking: Locking, flags: OpenFlags) -> Result<Self> {
+        let device = kind == FileKind::BlockDevice;
+        if device && flags.writable && crate::sys::device_is_read_only(file.as_fd())? {
+            return Err(Error::from_errno(libc::EACCES).context("The device is not writable"));
+        }
+        let len = length(&mut file, kind)?;
+        let align = if flags.cache.direct { Alignment::direct(&file, kind) } else { Alignment::NONE };
+        let sector = if device { crate::sys::device_sector(file.as_fd())? } else { 1 };
         Ok(FileDriver {
             file,
             path,
             kind,
             len: AtomicU64::new(len),
             align,
+            sector,
             no_flush: flags.cache.no_flush,
             flush_failed: AtomicBool::new(false),
-            locks: locking.then(|| Mutex::new(none)),
+            no_zero_range: AtomicBool::new(false),
+            data: Mutex::default(),
+            locks: Locks::new(locking),
         })
     }
 }
 
-fn length(file: &File, kind: FileKind) -> Result<u64> {
+/// Length in bytes. The file position is of no further use: all requests are positioned.
+fn length(file: &mut File, kind: FileKind) -> Result<u64> {
     match kind {
-        FileKind::Regular => Ok(file.metadata()?.size()),
-        FileKind::BlockDevice => Ok(crate::sys::device_size(file.as_fd())?),
         FileKind::CharDevice => Ok(0),
+        _ => Ok(file.seek(SeekFrom::End(0))?),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,470 @@
+//! The transmission phase with one client: a pool of threads that take turns.
+//!
+//! A thread takes the input lock, reads one request, hands the lock on, executes the request, takes the output lock and
+//! replies with one vectored write. The pool starts with one thread and grows when all are busy and more input is
+//! there. A thread that finds the end of the input leaves, and so do the others; the last one out closes.
+
+use super::super::wire::{Headers, MAX_PAYLOAD, Request, command, wire_error};
+use super::budget::Budget;
+use super::reply::Reply;
+use super::request::{Operation, Refusal, ValidRequest, Zeroes, payload_len, validate};
+use super::status;
+use super::{MetaContext, Session};
+use crate::buffer::Buffer;
+use crate::channel::{Transport, read_exact, write_all};
+use crate::extents::Extents;
+use crate::{Error, IoVec, IoVecMut, Result, Want, WriteFlags, ZeroFlags};
+use std::any::Any;
+use std::io::{self, IoSliceMut};
+use std::net::Shutdown;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How much input is read at once, in bytes: many small requests with their payloads.
+const INPUT: usize = 32 << 10;
+
+/// A thread keeps its buffer up to this size, in bytes.
+const KEPT_BUFFER: usize = 1 << 20;
+
+/// Reads at least this long look for holes first, in bytes: for shorter ones it would cost more than it saves.
+const HOLES_FROM: u64 = 64 << 10;
+
+/// What the connections of a server have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) budget: Budget,
+    /// No further requests are read.
+    pub(super) stopping: AtomicBool,
+    /// The most threads for one connection.
+    pub(super) max_threads: usize,
+}
+
+/// A client in the transmission phase.
+#[derive(Debug)]
+pub(super) struct Connection {
+    session: Session,
+    transport: Arc<dyn Transport>,
+    shared: Arc<Shared>,
+    input: Mutex<Input>,
+    output: Mutex<()>,
+    threads: AtomicUsize,
+    /// Threads that wait for the input lock.
+    waiting: AtomicUsize,
+    /// Data known to be stored without holes: a later read inside need not ask again. It may become stale only by
+    /// turning into zeroes, and then reading it is still right.
+    data_run: Mutex<Range<u64>>,
+    /// Dropped when the last thread leaves.
+    _client: Box<dyn Any + Send + Sync>,
+}
+
+/// What came from the client and was not used yet.
+#[derive(Debug)]
+struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Nothing more is to be read.
+    ended: bool,
+}
+
+/// A request as it came.
+struct Received {
+    request: Request,
+    verdict: Result<ValidRequest, Refusal>,
+    /// The payload of a write: this much of the thread's buffer.
+    payload: usize,
+}
+
+impl Connection {
+    /// Serves the client on a thread of its own (and more). `early` is input that came with the negotiation; `client` is
+    /// dropped at the end.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn start(
+        session: Session,
+        early: Vec<u8>,
+        transport: Arc<dyn Transport>,
+        shared: Arc<Shared>,
+        client: Box<dyn Any + Send + Sync>,
+    ) -> io::Result<()> {
+        let mut buffer = early;
+        let end = buffer.len();
+        buffer.resize(end.max(INPUT), 0);
+        let connection = Arc::new(Connection {
+            session,
+            transport,
+            shared,
+            input: Mutex::new(Input { buffer, start: 0, end, ended: false }),
+            output: Mutex::new(()),
+            threads: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            data_run: Mutex::new(0..0),
+            _client: client,
+        });
+        connection.spawn()
+    }
+
+    fn spawn(self: &Arc<Self>) -> io::Result<()> {
+        let connection = Arc::clone(self);
+        self.threads.fetch_add(1, Ordering::Relaxed);
+        let started = std::thread::Builder::new().name("nbd".into()).spawn(move || connection.work());
+        if started.is_err() {
+            self.threads.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    fn work(self: Arc<Self>) {
+        let mut buffer = Buffer::default();
+        loop {
+            self.waiting.fetch_add(1, Ordering::AcqRel);
+            let input = lock(&self.input);
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            if self.turn(input, &mut buffer).is_none() {
+                break;
+            }
+            if buffer.len() > KEPT_BUFFER {
+                buffer = Buffer::default();
+            }
+        }
+        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.transport.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// One request, from reading to replying; `None` at the end.
+    fn turn(self: &Arc<Self>, mut input: MutexGuard<'_, Input>, buffer: &mut Buffer) -> Option<()> {
+        let header = self.next_header(&mut input)?;
+        let lease = self.shared.budget.take(held(&header));
+        let received = match self.receive(header, &mut input, buffer) {
+            Ok(received) => received,
+            Err(_) => return input.end(),
+        };
+        if received.request.command == command::DISC {
+            return input.end();
+        }
+        self.grow(&input);
+        drop(input);
+        if self.execute(received, buffer).is_err() {
+            // Whoever reads finds out at once.
+            self.transport.shutdown(Shutdown::Both);
+        }
+        drop(lease);
+        Some(())
+    }
+
+    /// Another thread, when nobody is left to take the next request and there is one.
+    fn grow(self: &Arc<Self>, input: &Input) {
+        let all_busy = self.waiting.load(Ordering::Acquire) == 0;
+        if all_busy
+            && self.threads.load(Ordering::Relaxed) < self.shared.max_threads
+            && (input.start < input.end || self.transport.is_readable())
+        {
+            // Without it the others go on.
+            let _ = self.spawn();
+        }
+    }
+
+    fn next_header(&self, input: &mut Input) -> Option<Request> {
+        let size = Request::size(self.session.headers);
+        if input.ended || self.shared.stopping.load(Ordering::Acquire) {
+            return input.end();
+        }
+        while input.end - input.start < size {
+            match input.fill(&*self.transport) {
+                Ok(0) => return input.end(),
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                    if self.shared.stopping.load(Ordering::Acquire) {
+                        return input.end();
+                    }
+                }
+                Err(_) => return input.end(),
+            }
+        }
+        let header = Request::decode(self.session.headers, &input.buffer[input.start..input.start + size]);
+        input.start += size;
+        match header {
+            Some(header) => Some(header),
+            // Out of step: nothing that follows can be understood.
+            None => input.end(),
+        }
+    }
+
+    /// Reads the payload, if there is one, and judges the request.
+    fn receive(&self, request: Request, input: &mut Input, buffer: &mut Buffer) -> io::Result<Received> {
+        let len = payload_len(self.session.headers, &request);
+        if len > MAX_PAYLOAD.into() {
+            self.refuse_and_end(&request, input)?;
+        }
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let by_payload = request.command == command::BLOCK_STATUS && len > 0;
+        let judged_first = if by_payload { None } else { Some(validate(&self.session, &request, &[])) };
+        // A write that is refused has its payload read all the same, to stay in step.
+        resize(buffer, len);
+        self.read_payload(input, &mut buffer[..len])?;
+        let verdict = judged_first.unwrap_or_else(|| validate(&self.session, &request, &buffer[..len]));
+        Ok(Received { request, verdict, payload: len })
+    }
+
+    /// A payload too long to read: the client gets its answer, and that is all.
+    fn refuse_and_end(&self, request: &Request, input: &mut Input) -> io::Result<()> {
+        input.ended = true;
+        let text = format!("len ({}) is larger than max len ({MAX_PAYLOAD})", request.length);
+        let mut out = Vec::new();
+        self.reply_to(request).error(nix::libc::EINVAL.unsigned_abs(), &text, &mut out);
+        self.send(&IoVec::from(&out[..]))?;
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    fn read_payload(&self, input: &mut Input, to: &mut [u8]) -> io::Result<()> {
+        let ready = to.len().min(input.end - input.start);
+        to[..ready].copy_from_slice(&input.buffer[input.start..input.start + ready]);
+        input.start += ready;
+        read_exact(&*self.transport, &mut IoVecMut::from(&mut to[ready..]), || self.stalled())
+    }
+
+    /// A client that gets nowhere may stay, unless it holds what others wait for or the server ends.
+    fn stalled(&self) -> io::Result<()> {
+        if self.shared.budget.is_contended() || self.shared.stopping.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    fn reply_to(&self, request: &Request) -> Reply {
+        Reply { headers: self.session.headers, cookie: request.cookie, offset: request.offset }
+    }
+
+    fn send(&self, bytes: &IoVec<'_>) -> io::Result<()> {
+        let _turn = lock(&self.output);
+        write_all(&*self.transport, bytes, || self.stalled())
+    }
+
+    /// Executes what was received and replies.
+    fn execute(&self, received: Received, buffer: &mut Buffer) -> io::Result<()> {
+        let reply = self.reply_to(&received.request);
+        let mut out = Vec::with_capacity(64);
+        let outcome = match received.verdict {
+            Err(refusal) => {
+                reply.error(refused_code(&refusal), &refusal.text, &mut out);
+                return self.send(&IoVec::from(&out[..]));
+            }
+            Ok(ValidRequest { operation: Operation::Read { whole }, range }) => {
+                return self.read(reply, range, whole, buffer);
+            }
+            Ok(ValidRequest { operation: Operation::Status { one, contexts }, range }) => {
+                self.status(reply, &range, one, &contexts, &mut out)
+            }
+            Ok(valid) => self.change(valid, &buffer[..received.payload]).map(|()| reply.ok(&mut out)),
+        };
+        if let Err(e) = outcome {
+            out.clear();
+            reply.error(wire_error(&e), &e.to_string(), &mut out);
+        }
+        self.send(&IoVec::from(&out[..]))
+    }
+
+    fn change(&self, request: ValidRequest, payload: &[u8]) -> Result<()> {
+        let image = &self.session.export.image;
+        let range = self.session.export.locate(&request.range);
+        match request.operation {
+            Operation::Write { fua } => {
+                let flags = if fua { WriteFlags::FUA } else { WriteFlags::empty() };
+                image.writev(range.start, &IoVec::from(payload), flags)
+            }
+            Operation::Flush => image.flush(),
+            Operation::Trim { fua } => {
+                image.discard(range)?;
+                if fua { image.flush() } else { Ok(()) }
+            }
+            Operation::Zeroes(how) => image.write_zeroes(range, zero_flags(how)),
+            Operation::Cache => read_ahead(image, range),
+            Operation::Read { .. } | Operation::Status { .. } => Ok(()),
+        }
+    }
+
+    fn status(
+        &self,
+        reply: Reply,
+        range: &Range<u64>,
+        one: bool,
+        contexts: &[MetaContext],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        for (i, context) in contexts.iter().enumerate() {
+            let range = self.session.export.locate(range);
+            let list = status::extents(&self.session.export.image, *context, range, one)?;
+            reply.status(*context, &list, i + 1 == contexts.len(), out);
+        }
+        if contexts.is_empty() {
+            reply.ok(out);
+        }
+        Ok(())
+    }
+
+    fn read(&self, reply: Reply, range: Range<u64>, whole: bool, buffer: &mut Buffer) -> io::Result<()> {
+        let len = (range.end - range.start) as usize;
+        let mut out = Vec::with_capacity(64);
+        if len == 0 {
+            reply.nothing_read(&mut out);
+            return self.send(&IoVec::from(&out[..]));
+        }
+        resize(buffer, len);
+        let sparse = self.session.headers >= Headers::Structured && !whole && len as u64 >= HOLES_FROM;
+        let done = match sparse {
+            true => self.read_sparse(reply, &range, buffer),
+            false => self.read_image(&range, &mut buffer[..len]).map(|()| false),
+        };
+        match done {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                reply.data(range.start, len as u64, true, &mut out);
+                let mut message = IoVec::from(&out[..]);
+                message.push(&buffer[..len]);
+                self.send(&message)
+            }
+            Err(e) => {
+                reply.error(wire_error(&e), &e.to_string(), &mut out);
+                self.send(&IoVec::from(&out[..]))
+            }
+        }
+    }
+
+    /// Replies with holes and data, read into `buffer`, as chunks; `false` (nothing sent, everything read) when there is no
+    /// hole.
+    fn read_sparse(&self, reply: Reply, range: &Range<u64>, buffer: &mut [u8]) -> Result<bool> {
+        let parts = if self.is_known_data(range) { vec![(range.clone(), false)] } else { self.parts(range)? };
+        for (part, zero) in &parts {
+            let at = (part.start - range.start) as usize;
+            if !zero {
+                self.read_image(part, &mut buffer[at..at + (part.end - part.start) as usize])?;
+            }
+        }
+        if let [(_, false)] = parts[..] {
+            return Ok(false);
+        }
+        let mut headers = Vec::new();
+        let mut ends = Vec::new();
+        for (i, (part, zero)) in parts.iter().enumerate() {
+            let last = i + 1 == parts.len();
+            let size = part.end - part.start;
+            match zero {
+                true => reply.hole(part.start, u32::try_from(size).unwrap_or(u32::MAX), last, &mut headers),
+                false => reply.data(part.start, size, last, &mut headers),
+            }
+            ends.push(headers.len());
+        }
+        debug_assert_eq!(parts.last().map(|(part, _)| part.end), Some(range.end));
+        let mut message = IoVec::new();
+        let mut start = 0;
+        for ((part, zero), end) in parts.iter().zip(ends) {
+            message.push(&headers[start..end]);
+            if !zero {
+                let at = (part.start - range.start) as usize;
+                message.push(&buffer[at..at + (part.end - part.start) as usize]);
+            }
+            start = end;
+        }
+        // A connection that broke is noticed by whoever reads next.
+        self.send(&message).map_err(Error::from)?;
+        Ok(true)
+    }
+
+    fn read_image(&self, range: &Range<u64>, to: &mut [u8]) -> Result<()> {
+        let export = &self.session.export;
+        export.image.read(export.locate(range).start, to)
+    }
+
+    fn is_known_data(&self, range: &Range<u64>) -> bool {
+        let known = lock(&self.data_run);
+        known.start <= range.start && range.end <= known.end
+    }
+
+    /// The range as runs of data (`false`) and zeroes (`true`).
+    fn parts(&self, range: &Range<u64>) -> Result<Vec<(Range<u64>, bool)>> {
+        let export = &self.session.export;
+        // One look far ahead answers for the reads that follow.
+        let mut parts: Vec<(Range<u64>, bool)> = Vec::new();
+        let ahead = export.locate(&(range.start..export.size()));
+        let mut start = range.start;
+        for extent in Extents::new(export.image.node(), ahead, Want::Zeroes) {
+            let extent = extent?;
+            let end = start + extent.len;
+            if !extent.zero {
+                *lock(&self.data_run) = start..end;
+            }
+            let part = start..end.min(range.end);
+            start = end;
+            match parts.last_mut() {
+                Some((last, zero)) if *zero == extent.zero => last.end = part.end,
+                _ => parts.push((part, extent.zero)),
+            }
+            if end >= range.end {
+                break;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+impl Input {
+    /// Reads more into the buffer, after what is there.
+    fn fill(&mut self, transport: &dyn Transport) -> io::Result<usize> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let n = transport.read(&mut [IoSliceMut::new(&mut self.buffer[self.end..])])?;
+        self.end += n;
+        Ok(n)
+    }
+
+    fn end<T>(&mut self) -> Option<T> {
+        self.ended = true;
+        None
+    }
+}
+
+/// Makes `buffer` at least `len` bytes long.
+fn resize(buffer: &mut Buffer, len: usize) {
+    if buffer.len() < len {
+        *buffer = Buffer::zeroed(len);
+    }
+}
+
+/// How many bytes of the budget a request needs.
+fn held(request: &Request) -> u64 {
+    match request.command {
+        command::READ | command::WRITE => request.length.min(MAX_PAYLOAD.into()),
+        _ => 0,
+    }
+}
+
+fn refused_code(refusal: &Refusal) -> u32 {
+    wire_error(&Error::from_errno(refusal.errno))
+}
+
+fn zero_flags(how: Zeroes) -> ZeroFlags {
+    let mut flags = ZeroFlags::empty();
+    flags.set(ZeroFlags::FUA, how.fua);
+    flags.set(ZeroFlags::MAY_UNMAP, how.may_unmap);
+    flags.set(ZeroFlags::NO_FALLBACK, how.only_fast);
+    flags
+}
+
+/// Reads a range for the sake of the caches below.
+fn read_ahead(image: &crate::Image, range: Range<u64>) -> Result<()> {
+    let mut buffer = Buffer::zeroed(KEPT_BUFFER.min((range.end - range.start) as usize));
+    let mut at = range.start;
+    while at < range.end {
+        let n = buffer.len().min((range.end - at) as usize);
+        image.read(at, &mut buffer[..n])?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

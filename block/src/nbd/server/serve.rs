@@ -1,0 +1,379 @@
+//! The server's one thread for everything before transmission: it accepts clients, drives their negotiations with
+//! deadlines, and ends the server when it is time.
+
+use super::Exports;
+use super::budget::Budget;
+use super::connection::{Connection, Shared};
+use super::negotiation::{Negotiation, Session, Step, Tls};
+use crate::channel::{Accepted, Listener, Socket, Transport};
+use crate::{Error, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Payloads of all clients together, in bytes.
+const BUDGET: u64 = 256 << 20;
+
+/// After how long a client that makes no progress is looked at.
+const STALL: Duration = Duration::from_secs(5);
+
+/// How long accepting pauses when descriptors have run out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the end waits for requests in flight.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How a server behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerOptions {
+    /// How many clients at a time; no limit when `None`.
+    pub max_clients: Option<usize>,
+    /// Stay when the last client has left.
+    pub persistent: bool,
+    /// How long a client may take to negotiate; no limit when `None`.
+    pub handshake_limit: Option<Duration>,
+    /// The most threads for one client.
+    pub threads: usize,
+}
+
+/// Tells of what went wrong with a client.
+pub type Log = Box<dyn Fn(&str)>;
+
+/// A server.
+pub struct Server {
+    exports: Arc<Exports>,
+    listeners: Vec<Listener>,
+    options: ServerOptions,
+    log: Log,
+    shared: Arc<Shared>,
+    clients: Arc<Clients>,
+    /// Written by clients that end.
+    woken: UnixStream,
+}
+
+/// What is known of the clients there are.
+#[derive(Debug)]
+struct Clients {
+    count: AtomicUsize,
+    /// A client that had negotiated left, and was the last.
+    last_left: AtomicBool,
+    wake: UnixStream,
+    /// The sockets of those in transmission.
+    sockets: Mutex<Vec<Weak<Socket>>>,
+}
+
+/// Counts one client while it lives.
+#[derive(Debug)]
+struct Counted {
+    clients: Arc<Clients>,
+    negotiated: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let last = self.clients.count.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && self.negotiated {
+            self.clients.last_left.store(true, Ordering::Release);
+        }
+        // A full pipe wakes as well as one more byte in it.
+        let _ = (&self.clients.wake).write(&[0]);
+    }
+}
+
+/// A client that negotiates.
+struct Newcomer {
+    socket: Socket,
+    negotiation: Negotiation,
+    deadline: Option<Instant>,
+    /// What is to happen once the output is sent.
+    next: Next,
+    counted: Counted,
+}
+
+enum Next {
+    Receive,
+    Go(Session, Vec<u8>),
+    End(Option<String>),
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("exports", &self.exports).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server of `exports` on `listeners`; nothing happens before [`Server::run`].
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn new(exports: Exports, listeners: Vec<Listener>, options: ServerOptions, log: Log) -> Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let shared = Shared {
+            budget: Budget::new(BUDGET),
+            stopping: AtomicBool::new(false),
+            max_threads: options.threads,
+        };
+        let clients = Clients {
+            count: AtomicUsize::new(0),
+            last_left: AtomicBool::new(false),
+            wake,
+            sockets: Mutex::default(),
+        };
+        Ok(Server {
+            exports: Arc::new(exports),
+            listeners,
+            options,
+            log,
+            shared: Arc::new(shared),
+            clients: Arc::new(clients),
+            woken,
+        })
+    }
+
+    /// Serves until the last client has left (unless persistent) or `interrupt` can be read. Requests in flight then are
+    /// finished and answered; the images are the caller's to flush and close.
+    ///
+    /// # Errors
+    /// Waiting fails, or a listener is of no more use.
+    pub fn run(mut self, interrupt: BorrowedFd<'_>) -> Result<()> {
+        let mut newcomers: Vec<Newcomer> = Vec::new();
+        let mut paused = None;
+        let outcome = loop {
+            if self.is_over() {
+                break Ok(());
+            }
+            match self.turn(interrupt, &mut newcomers, &mut paused) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+        drop(newcomers);
+        self.listeners.clear();
+        self.finish();
+        outcome
+    }
+
+    fn is_over(&self) -> bool {
+        let last_left = self.clients.last_left.swap(false, Ordering::AcqRel);
+        last_left && !self.options.persistent && self.clients.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits once and does what there is to do; `false` when it is interrupted.
+    fn turn(
+        &mut self,
+        interrupt: BorrowedFd<'_>,
+        newcomers: &mut Vec<Newcomer>,
+        paused: &mut Option<Instant>,
+    ) -> Result<bool> {
+        let count = self.clients.count.load(Ordering::Acquire);
+        let room = self.options.max_clients.is_none_or(|max| count < max);
+        let accepting = room && paused.is_none_or(|until| until <= Instant::now());
+        let deadline = newcomers.iter().filter_map(|n| n.deadline).chain(*paused).min();
+        let ready = self.wait(interrupt, newcomers, accepting, deadline)?;
+        if ready[0] {
+            return Ok(false);
+        }
+        if ready[1] {
+            // Only a wake-up; how many there were does not matter.
+            let _ = self.woken.read(&mut [0; 64]);
+        }
+        if accepting {
+            *paused = None;
+        }
+        let first = 2 + if accepting { self.listeners.len() } else { 0 };
+        self.serve_newcomers(newcomers, &ready[first..]);
+        for (listener, ready) in self.listeners.iter().zip(&ready[2..first]) {
+            if *ready && !self.accept(listener, newcomers)? {
+                *paused = Some(Instant::now() + EXHAUSTED_PAUSE);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Which of the interrupt, the wake-ups, the listeners (when accepting) and the newcomers have something to do.
+    fn wait(
+        &self,
+        interrupt: BorrowedFd<'_>,
+        newcomers: &[Newcomer],
+        accepting: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<bool>> {
+        let mut fds = vec![
+            PollFd::new(interrupt, PollFlags::POLLIN),
+            PollFd::new(self.woken.as_fd(), PollFlags::POLLIN),
+        ];
+        if accepting {
+            fds.extend(self.listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
+        }
+        fds.extend(newcomers.iter().map(|n| PollFd::new(n.socket.as_fd(), n.interest())));
+        // One millisecond more than asked, so that what is waited for has come.
+        let limit =
+            deadline.map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let limit = limit.map_or(PollTimeout::NONE, |d| PollTimeout::try_from(d).unwrap_or(PollTimeout::MAX));
+        match poll(&mut fds, limit) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(fds.iter().map(|fd| fd.any().unwrap_or(false)).collect())
+    }
+
+    fn accept(&self, listener: &Listener, newcomers: &mut Vec<Newcomer>) -> Result<bool> {
+        let (socket, _peer) = match listener.accept()? {
+            Accepted::Client(socket, peer) => (socket, peer),
+            Accepted::Nobody => return Ok(true),
+            Accepted::Exhausted => return Ok(false),
+        };
+        socket.set_nonblocking(true)?;
+        self.clients.count.fetch_add(1, Ordering::AcqRel);
+        newcomers.push(Newcomer {
+            socket,
+            negotiation: Negotiation::new(Arc::clone(&self.exports), Tls::None),
+            deadline: self.options.handshake_limit.map(|limit| Instant::now() + limit),
+            next: Next::Receive,
+            counted: Counted { clients: Arc::clone(&self.clients), negotiated: false },
+        });
+        Ok(true)
+    }
+
+    fn serve_newcomers(&self, newcomers: &mut Vec<Newcomer>, ready: &[bool]) {
+        let now = Instant::now();
+        let mut staying = Vec::with_capacity(newcomers.len());
+        for (newcomer, ready) in newcomers.drain(..).zip(ready) {
+            if newcomer.deadline.is_some_and(|at| at <= now) {
+                continue;
+            }
+            match if *ready { self.serve_newcomer(newcomer) } else { Ok(newcomer) } {
+                Ok(newcomer) => staying.push(newcomer),
+                Err(Some(why)) => (self.log)(&format!("option negotiation failed: {why}")),
+                Err(None) => {}
+            }
+        }
+        *newcomers = staying;
+    }
+
+    /// Goes on with a newcomer; the error is why it is one no longer, where that is to be told.
+    fn serve_newcomer(&self, mut newcomer: Newcomer) -> Result<Newcomer, Option<String>> {
+        let outcome = newcomer.go_on();
+        match outcome {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && newcomer.is_untouched() => {
+                return Err(None);
+            }
+            Err(e) => return Err(Some(Error::from(e).to_string())),
+        }
+        if !newcomer.negotiation.output.is_empty() {
+            return Ok(newcomer);
+        }
+        match std::mem::replace(&mut newcomer.next, Next::Receive) {
+            Next::Receive => Ok(newcomer),
+            Next::End(why) => Err(why),
+            Next::Go(session, early) => {
+                self.start(newcomer, session, early).map_err(|e| Some(e.to_string()))?;
+                Err(None)
+            }
+        }
+    }
+
+    fn start(&self, newcomer: Newcomer, session: Session, early: Vec<u8>) -> Result<()> {
+        let Newcomer { socket, mut counted, .. } = newcomer;
+        counted.negotiated = true;
+        socket.set_nonblocking(false)?;
+        socket.set_time_limit(STALL)?;
+        socket.set_keep_alive();
+        let socket = Arc::new(socket);
+        {
+            let mut sockets = self.clients.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            sockets.retain(|s| s.strong_count() > 0);
+            sockets.push(Arc::downgrade(&socket));
+        }
+        Ok(Connection::start(session, early, socket, Arc::clone(&self.shared), Box::new(counted))?)
+    }
+
+    /// Lets requests in flight end, and cuts off who does not take the answers.
+    fn finish(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shutdown_all(Shutdown::Read);
+        let deadline = Instant::now() + GRACE;
+        while self.clients.count.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            let mut fds = [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::from(100u8));
+            let _ = self.woken.read(&mut [0; 64]);
+        }
+        self.shutdown_all(Shutdown::Both);
+    }
+
+    fn shutdown_all(&self, how: Shutdown) {
+        let sockets = self.clients.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.iter().filter_map(Weak::upgrade).for_each(|socket| socket.shutdown(how));
+    }
+}
+
+impl Newcomer {
+    fn interest(&self) -> PollFlags {
+        if self.negotiation.output.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT }
+    }
+
+    /// Nothing was received from it.
+    fn is_untouched(&self) -> bool {
+        self.negotiation.is_untouched()
+    }
+
+    /// Sends or receives what can be without waiting.
+    fn go_on(&mut self) -> io::Result<()> {
+        if self.negotiation.output.is_empty() {
+            let mut buffer = [0; 4096];
+            let n = match self.socket.read(&mut [IoSliceMut::new(&mut buffer)]) {
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "Unexpected end-of-file before all data were read",
+                    ));
+                }
+                Ok(n) => n,
+                Err(e) if is_nothing(&e) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            self.step(&buffer[..n]);
+        }
+        while !self.negotiation.output.is_empty() {
+            match self.socket.write(&[IoSlice::new(&self.negotiation.output)]) {
+                Ok(n) => drop(self.negotiation.output.drain(..n)),
+                Err(e) if is_nothing(&e) => return Ok(()),
+                // Whoever asked and went is not waiting for the answer.
+                Err(e) => return if matches!(self.next, Next::End(_)) { self.give_up() } else { Err(e) },
+            }
+            if self.negotiation.output.is_empty() && matches!(self.next, Next::Receive) {
+                self.step(&[]);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) -> io::Result<()> {
+        self.negotiation.output.clear();
+        Ok(())
+    }
+
+    fn step(&mut self, bytes: &[u8]) {
+        self.next = match self.negotiation.receive(bytes) {
+            Step::Continue => Next::Receive,
+            Step::Go(session, early) => Next::Go(session, early),
+            Step::End(why) => Next::End(why),
+            Step::StartTls => Next::End(Some("TLS not configured".into())),
+        };
+    }
+}
+
+fn is_nothing(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

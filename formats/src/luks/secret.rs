@@ -1,0 +1,81 @@
+//! How the passphrase is obtained, and what to say when it does not fit.
+//!
+//! A passphrase for *opening* is the secret's bytes as they are, so that cryptsetup's binary key files work; for
+//! *creating* it must be text ([`Secret::as_utf8`]), so that every other program can be given it.
+
+use super::keyslot::{Search, Skipped, VolumeKey};
+use block::graph::Env;
+use secret::{Error, Kind, Result, Secret, Source};
+use std::time::Duration;
+
+/// The sentence for every passphrase that opens no slot.
+const WRONG: &str = "Invalid password, cannot unlock any keyslot";
+
+/// The secret that the option `key-secret` names.
+///
+/// # Errors
+/// No such option, or no such secret.
+pub(super) fn find<'a>(env: Env<'a>, id: Option<&str>) -> Result<&'a Secret> {
+    env.objects.secret(id.ok_or_else(missing)?)
+}
+
+/// No secret was named.
+pub(super) fn missing() -> Error {
+    Error::invalid("Parameter 'key-secret' is required for cipher")
+        .with_hint("Make a secret with --object secret,id=ID,file=PATH and name it with key-secret=ID")
+}
+
+/// The volume key, if the secret opens a slot.
+///
+/// # Errors
+/// It opens none, with the reason as far as it can be known; or key material cannot be read.
+pub(super) fn unlock(search: &Search<'_>, secret: &Secret) -> Result<VolumeKey> {
+    if search.is_empty() {
+        return Err(nothing_to_try(search));
+    }
+    if let Some(key) = search.run(secret.as_bytes())? {
+        return Ok(key);
+    }
+    if let Some(line) = secret.without_line_end()
+        && search.run(line)?.is_some()
+    {
+        return Err(line_end(secret));
+    }
+    let error = Error::new(Kind::WrongKey, WRONG);
+    Err(match skipped(search) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    })
+}
+
+fn nothing_to_try(search: &Search<'_>) -> Error {
+    match skipped(search) {
+        Some(hint) => Error::new(Kind::WrongKey, "No key slot was tried").with_hint(hint),
+        None => Error::new(Kind::WrongKey, WRONG).with_hint("No key slot of this image is in use."),
+    }
+}
+
+/// The secret would match but for a newline, as editors and `echo` add it.
+fn line_end(secret: &Secret) -> Error {
+    let hint = match secret.source() {
+        Source::File(path) => format!("Remove it: head -c -1 '{path}' > NEWFILE, or write it with printf %s"),
+        _ => "Remove it: printf %s writes a passphrase without one, where echo adds it".to_owned(),
+    };
+    let text = format!("the secret '{}' matches without the newline at its end", secret.id());
+    Error::new(Kind::WrongKey, text).with_hint(hint).context(WRONG)
+}
+
+/// What to say about the slots that would have taken too long, if there are any.
+fn skipped(search: &Search<'_>) -> Option<String> {
+    let seconds = |time: Duration| time.as_secs_f64().ceil();
+    let slots = search.skipped().iter();
+    let slots: Vec<_> =
+        slots.map(|Skipped { slot, estimate }| format!("{slot} (about {} s)", seconds(*estimate))).collect();
+    (!slots.is_empty()).then(|| {
+        format!(
+            "Key slots whose key derivation would take longer than {} s were skipped: {}. --max-kdf-time SECONDS allows more.",
+            search.limit().as_secs(),
+            slots.join(", ")
+        )
+    })
+}

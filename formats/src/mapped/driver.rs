@@ -1,0 +1,107 @@
+//! [`Mapped`]: a cluster-mapped format as a driver.
+
+use super::{GuestOffset, MappedFormat, Place, Reader};
+use block::{
+    Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Quiesced,
+    Resize, Result, Want, WriteFlags, ZeroFlags,
+};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A cluster-mapped format as a driver.
+#[derive(Debug)]
+pub struct Mapped<F> {
+    pub(super) format: F,
+}
+
+impl<F: MappedFormat> Mapped<F> {
+    /// A driver over `format`.
+    pub fn new(format: F) -> Self {
+        Mapped { format }
+    }
+
+    /// The format itself.
+    pub fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// Widens a range that is not whole units to whole units, where the rest of them reads as zeroes already.
+    fn widen(&self, range: Range<u64>) -> Result<Range<u64>> {
+        let unit = u64::from(self.format.limits().zero_granularity);
+        let end = self.format.len();
+        let wide = range.start - range.start % unit..range.end.next_multiple_of(unit).min(end);
+        let zero = self.reads_zero(wide.start..range.start)? && self.reads_zero(range.end..wide.end)?;
+        if zero { Ok(wide) } else { Err(Error::from_errno(nix::libc::ENOTSUP)) }
+    }
+}
+
+impl<F: MappedFormat> Driver for Mapped<F> {
+    fn len(&self) -> Result<u64> {
+        Ok(self.format.len())
+    }
+
+    fn limits(&self) -> Limits {
+        self.format.limits()
+    }
+
+    fn children(&self) -> Arc<[Child]> {
+        self.format.children()
+    }
+
+    fn map(&self, at: u64, max: u64, _want: Want) -> Result<Mapping> {
+        let found = self.format.lookup(GuestOffset(at), max, Reader::Request)?;
+        let kind = match found.place {
+            Place::Stored(_) | Place::Compressed(..) => MapKind::Data,
+            Place::Zero(_) => MapKind::Zero,
+            Place::Absent(_) => MapKind::Absent,
+        };
+        let mapping = Mapping { kind, compressed: matches!(found.place, Place::Compressed(..)), ..Mapping::data(found.len) };
+        let encrypted = self.format.cipher().is_some();
+        let host = match found.place {
+            Place::Stored(host) | Place::Zero(Some(host)) if !encrypted => host,
+            _ => return Ok(mapping),
+        };
+        let node = Some(Arc::clone(self.format.data().node()));
+        Ok(Mapping { host: Some(Host { node, offset: host.0 }), plain: kind == MapKind::Data, ..mapping })
+    }
+
+    fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.read_at(GuestOffset(at), to, Reader::Request)
+    }
+
+    fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        if flags.contains(WriteFlags::COMPRESSED) {
+            return self.write_compressed(GuestOffset(at), from);
+        }
+        self.write_at(GuestOffset(at), from)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        let range = self.widen(range)?;
+        self.format.zero(range, flags)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.format.discard(range)
+    }
+
+    fn flush(&self, level: Level) -> Result<()> {
+        self.format.flush(level)
+    }
+
+    fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        self.format.truncate(q, to)
+    }
+
+    fn close(&self) -> Result<()> {
+        self.format.close()
+    }
+
+    fn event(&self, event: Event) {
+        self.format.file().node().event(event);
+    }
+
+    fn info(&self) -> FormatInfo {
+        self.format.info()
+    }
+}

@@ -1,0 +1,68 @@
+//! Reading: from the file, the backing chain, or a compressed cluster.
+
+use super::{Found, GuestOffset, HostOffset, Mapped, MappedFormat, Place, Reader};
+use block::buffer::Buffer;
+use block::{IoVecMut, Result};
+
+impl<F: MappedFormat> Mapped<F> {
+    /// Reads all of `to` from `at`.
+    pub(super) fn read_at(&self, mut at: GuestOffset, to: &mut IoVecMut<'_>, who: Reader) -> Result<()> {
+        let mut rest = to.reborrow();
+        while !rest.is_empty() {
+            let found = self.format.lookup(at, rest.len() as u64, who)?;
+            let len = usize::try_from(found.len).unwrap_or(usize::MAX);
+            let mut piece = rest.split_to(len);
+            let n = piece.len() as u64;
+            self.read_run(at, &found, &mut piece)?;
+            at = at.plus(n);
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, at: GuestOffset, found: &Found, to: &mut IoVecMut<'_>) -> Result<()> {
+        match found.place {
+            Place::Zero(_) => to.fill(0),
+            Place::Absent(_) => return self.read_backing(at, to),
+            Place::Stored(host) => return self.read_stored(at, host, to),
+            Place::Compressed(host, len) => return self.read_compressed(at, host, len, to),
+        }
+        Ok(())
+    }
+
+    /// A shorter backing file is followed by zeroes.
+    fn read_backing(&self, at: GuestOffset, to: &mut IoVecMut<'_>) -> Result<()> {
+        match self.format.backing() {
+            Some(backing) => backing.read(at.0, to),
+            None => {
+                to.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    fn read_stored(&self, at: GuestOffset, host: HostOffset, to: &mut IoVecMut<'_>) -> Result<()> {
+        let Some(cipher) = self.format.cipher() else { return self.format.data().read(host.0, to) };
+        let mut bounce = Buffer::zeroed(to.len());
+        self.format.data().read_exact(host.0, &mut bounce)?;
+        cipher.decrypt(at, host, &mut bounce)?;
+        to.copy_from_slice(&bounce);
+        Ok(())
+    }
+
+    fn read_compressed(
+        &self,
+        at: GuestOffset,
+        host: HostOffset,
+        len: u64,
+        to: &mut IoVecMut<'_>,
+    ) -> Result<()> {
+        let size = self.format.cluster_size();
+        let mut cluster = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        self.format.file().read_exact(host.0, &mut bytes)?;
+        self.format.decompress(&bytes, &mut cluster)?;
+        let skip = usize::try_from(at.0 % size).unwrap_or(usize::MAX);
+        to.copy_from_slice(&cluster[skip..skip + to.len()]);
+        Ok(())
+    }
+}

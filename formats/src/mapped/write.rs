@@ -1,0 +1,169 @@
+//! Writing: reserve, copy what surrounds the write, write, commit.
+
+use super::{GuestOffset, Lease, Mapped, MappedFormat, Place, Reader, Reservation};
+use block::buffer::Buffer;
+use block::{Error, IoVec, IoVecMut, Result, Want, WriteFlags, ZeroFlags};
+use std::ops::Range;
+
+/// Zeroes around a write that are sent along with it; longer runs are written as zeroes by the file.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+
+/// A lease that is given back unless it is committed.
+struct Held<'a, F: MappedFormat> {
+    format: &'a F,
+    lease: Option<Lease<F::Token>>,
+}
+
+impl<F: MappedFormat> Drop for Held<'_, F> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.format.abandon(lease);
+        }
+    }
+}
+
+/// What stands before or after a write in its cluster.
+enum Around {
+    /// Nothing has to be sent.
+    Nothing,
+    /// Zeroes, short enough to be sent along.
+    Zeroes(usize),
+    /// Bytes that were there.
+    Bytes(Buffer),
+}
+
+impl Around {
+    fn part(&self) -> &[u8] {
+        match self {
+            Around::Nothing => &[],
+            Around::Zeroes(len) => &ZEROES[..*len],
+            Around::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl<F: MappedFormat> Mapped<F> {
+    /// Writes all of `from` at `at`.
+    pub(super) fn write_at(&self, mut at: GuestOffset, from: &IoVec<'_>) -> Result<()> {
+        let (mut done, mut after) = (0, None);
+        while done < from.len() {
+            let left = (from.len() - done) as u64;
+            let reservation = self.format.reserve(at, left, after)?;
+            let len = reservation.len;
+            after = Some(reservation.host.plus(len));
+            let piece = from.slice(done, usize::try_from(len).unwrap_or(usize::MAX));
+            self.write_reserved(at, &piece, reservation)?;
+            done += piece.len();
+            at = at.plus(len);
+        }
+        Ok(())
+    }
+
+    fn write_reserved(
+        &self,
+        at: GuestOffset,
+        from: &IoVec<'_>,
+        reservation: Reservation<F::Token>,
+    ) -> Result<()> {
+        let Reservation { host, pin, lease, .. } = reservation;
+        let mut held = Held { format: &self.format, lease };
+        let Some(lease) = &held.lease else { return self.send(at, host.0, from) };
+        let (covers, blank) = (lease.covers.clone(), lease.blank);
+        let end = at.0 + from.len() as u64;
+        let head = self.around(covers.start..at.0, host.0 - (at.0 - covers.start), blank)?;
+        let tail = self.around(end..covers.end, host.0 + from.len() as u64, blank)?;
+        let mut whole = IoVec::new();
+        whole.push(head.part());
+        from.parts().for_each(|part| whole.push(part));
+        whole.push(tail.part());
+        let lead = head.part().len() as u64;
+        self.send(GuestOffset(at.0 - lead), host.0 - lead, &whole)?;
+        let lease = held.lease.take().expect("it was there a moment ago");
+        let done = self.format.commit(lease);
+        drop(pin);
+        done
+    }
+
+    /// Gets ready what stands in `guest`, which will be at `host`.
+    fn around(&self, guest: Range<u64>, host: u64, blank: bool) -> Result<Around> {
+        let len = guest.end - guest.start;
+        if len == 0 {
+            return Ok(Around::Nothing);
+        }
+        // Encrypted, zeroes are as good as any other bytes.
+        if self.format.cipher().is_none() && self.reads_zero(guest.clone())? {
+            if blank {
+                return Ok(Around::Nothing);
+            }
+            if len <= ZEROES.len() as u64 {
+                return Ok(Around::Zeroes(usize::try_from(len).unwrap_or(0)));
+            }
+            self.format.data().write_zeroes(host..host + len, ZeroFlags::empty())?;
+            return Ok(Around::Nothing);
+        }
+        let mut bytes = Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+        self.read_at(GuestOffset(guest.start), &mut IoVecMut::from(&mut *bytes), Reader::LeaseHolder)?;
+        Ok(Around::Bytes(bytes))
+    }
+
+    /// Whether a range reads as zeroes as far as the tables of the whole chain tell.
+    pub(super) fn reads_zero(&self, range: Range<u64>) -> Result<bool> {
+        let mut at = range.start;
+        while at < range.end {
+            let found = self.format.lookup(GuestOffset(at), range.end - at, Reader::LeaseHolder)?;
+            let zero = match found.place {
+                Place::Zero(_) => true,
+                Place::Absent(_) => self.backing_reads_zero(at..at + found.len)?,
+                Place::Stored(_) | Place::Compressed(..) => false,
+            };
+            if !zero {
+                return Ok(false);
+            }
+            at += found.len;
+        }
+        Ok(true)
+    }
+
+    fn backing_reads_zero(&self, range: Range<u64>) -> Result<bool> {
+        let Some(backing) = self.format.backing() else { return Ok(true) };
+        let range = range.start..range.end.min(backing.len()?);
+        if range.is_empty() {
+            return Ok(true);
+        }
+        let mut extents = block::extents::Extents::new(backing.node(), range, Want::Zeroes);
+        extents.try_fold(true, |zero, extent| Ok(zero && extent?.zero))
+    }
+
+    /// Writes to the file for data, encrypting where the image is.
+    fn send(&self, at: GuestOffset, host: u64, from: &IoVec<'_>) -> Result<()> {
+        let Some(cipher) = self.format.cipher() else {
+            return self.format.data().write(host, from, WriteFlags::empty());
+        };
+        let mut bounce = Buffer::zeroed(from.len());
+        from.copy_to_slice(&mut bounce);
+        cipher.encrypt(at, super::HostOffset(host), &mut bounce)?;
+        self.format.data().write_all(host, &bounce)
+    }
+
+    /// Writes whole clusters compressed, those that do not become smaller as they are.
+    pub(super) fn write_compressed(&self, at: GuestOffset, from: &IoVec<'_>) -> Result<()> {
+        let size = self.format.cluster_size();
+        let end = at.0 + from.len() as u64;
+        if !at.0.is_multiple_of(size) || !end.is_multiple_of(size) && end != self.format.len() {
+            return Err(Error::from_errno(nix::libc::EINVAL));
+        }
+        let len = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut cluster = vec![0; len];
+        for done in (0..from.len()).step_by(len) {
+            let piece = from.slice(done, len);
+            piece.copy_to_slice(&mut cluster[..piece.len()]);
+            cluster[piece.len()..].fill(0);
+            let here = at.plus(done as u64);
+            match self.format.compress(&cluster)? {
+                Some(bytes) => self.format.store_compressed(here, &bytes)?,
+                None => self.write_at(here, &piece)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! Changes of the virtual size, and preallocation.
+
+use super::entry::L2Entry;
+use super::header::{Version, field};
+use super::image::Qcow2;
+use super::meta::{FreedBy, Meta};
+use super::order::Tables;
+use super::reftable::Room;
+use super::zero::DiscardTo;
+use crate::mapped::{ClusterIndex, GuestOffset, HostOffset};
+use block::{Context, Error, Event, Prealloc, Quiesced, Resize, Result, ZeroFlags};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+impl Qcow2 {
+    /// Changes the virtual size.
+    pub(super) fn resize(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        let old = self.size();
+        if to.size == old {
+            return Ok(());
+        }
+        self.check_resizable()?;
+        if to.size < old {
+            if to.prealloc != Prealloc::Off {
+                return Err(Error::invalid("Preallocation can't be used for shrinking an image"));
+            }
+            self.shrink(to.size, old)?;
+        } else {
+            self.grow(old, to)?;
+        }
+        self.set_size(to.size)
+    }
+
+    /// Gives an image that has just been laid out its size.
+    pub(super) fn grow_new(&self, to: Resize) -> Result<()> {
+        self.grow(0, to)?;
+        self.set_size(to.size)
+    }
+
+    fn check_resizable(&self) -> Result<()> {
+        let meta = self.lock();
+        meta.check_writable()?;
+        if !meta.snapshots.is_empty() && meta.header.version < Version::V3 {
+            return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
+        }
+        if meta.header.extensions.bitmaps.is_some() {
+            return Err(Error::unsupported("Cannot resize an image which has bitmaps"));
+        }
+        Ok(())
+    }
+
+    fn set_size(&self, size: u64) -> Result<()> {
+        let mut meta = self.lock();
+        self.write_back(&mut meta)?;
+        meta.caches
+            .write_pointer(HostOffset(field::SIZE), &size.to_be_bytes(), Event("header_update"))
+            .context(|| "Failed to update the image size")?;
+        meta.header.size = size;
+        self.len.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    fn shrink(&self, size: u64, old: u64) -> Result<()> {
+        let g = self.geometry;
+        let cut = g.round_up(size);
+        if cut < old {
+            self.discard_range(cut..g.round_up(old), DiscardTo::Backing, FreedBy::Shrink)
+                .context(|| "Failed to discard cropped clusters")?;
+        }
+        let mut meta = self.lock();
+        meta.release_pending()?;
+        meta.shrink_l1(g.l1_entries(size)).context(|| "Failed to reduce the number of L2 tables")?;
+        if let Some(data) = &self.data_file
+            && meta.header.raw_data_file()
+        {
+            data.truncate(Resize::to(size))?;
+        }
+        meta.shrink_reftable().context(|| "Failed to discard unused refblocks")?;
+        self.write_back(&mut meta)?;
+        let end = meta.last_used_cluster(self.file.len()?)?.0 + 1;
+        if end << g.cluster_bits < self.file.len()? {
+            self.file.truncate(Resize::to(end << g.cluster_bits))?;
+        }
+        Ok(())
+    }
+
+    fn grow(&self, old: u64, to: Resize) -> Result<()> {
+        let g = self.geometry;
+        self.lock().grow_l1(g.l1_entries(to.size), Room::Exact).context(|| "Failed to grow the L1 table")?;
+        if self.data_file.is_some() && to.prealloc == Prealloc::Off && self.raw_data_file() {
+            self.preallocate(old..to.size, Prealloc::Metadata)?;
+        }
+        match to.prealloc {
+            Prealloc::Off => {}
+            Prealloc::Metadata => self.preallocate(old..to.size, Prealloc::Metadata)?,
+            mode if self.data_file.is_some() => self.preallocate(old..to.size, mode)?,
+            mode => self.preallocate_area(old..to.size, mode)?,
+        }
+        let visible = self.backing.as_ref().map_or(Ok(0), |b| b.len())?;
+        let start = old.next_multiple_of(g.subcluster_size());
+        if visible > old && to.prealloc == Prealloc::Off && start < to.size {
+            self.len.store(to.size, Ordering::Release);
+            self.lock().header.size = to.size;
+            self.zero_range(start..to.size, ZeroFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Allocates every cluster of a guest range wherever there is room, and extends the file over them.
+    pub(super) fn preallocate(&self, guest: Range<u64>, mode: Prealloc) -> Result<()> {
+        let g = self.geometry;
+        let mut end = 0;
+        let mut meta = self.lock();
+        let mut at = guest.start;
+        while at < guest.end {
+            let (host, len) = meta.preallocate_run(GuestOffset(at), guest.end - at)?;
+            end = host.0 + len;
+            at += len;
+        }
+        let in_file = if mode == Prealloc::Metadata { Prealloc::Off } else { mode };
+        meta.caches.write_all_back()?;
+        let (child, end) = match &self.data_file {
+            Some(data) => (data, guest.end),
+            None => (&self.file, g.round_up(end)),
+        };
+        if child.len()? < end {
+            child.truncate(Resize { size: end, prealloc: in_file, exact: false })?;
+        }
+        Ok(())
+    }
+
+    /// Allocates a guest range in one piece at the end of the file.
+    fn preallocate_area(&self, guest: Range<u64>, mode: Prealloc) -> Result<()> {
+        let g = self.geometry;
+        let mut meta = self.lock();
+        let file_end = g.clusters(self.file.len()?);
+        let clusters = g.clusters(guest.end) - g.clusters(guest.start);
+        let start = meta
+            .new_refcount_area(file_end, clusters, Room::Exact, None)
+            .context(|| "Failed to resize refcount structures")?;
+        let end = (start + clusters) << g.cluster_bits;
+        self.file
+            .truncate(Resize { size: end, prealloc: mode, exact: false })
+            .context(|| "Failed to resize underlying file")?;
+        let first = g.round_up(guest.start);
+        for i in 0..clusters {
+            let at = GuestOffset(first + (i << g.cluster_bits));
+            meta.writable_l2(at).context(|| "Failed to update L2 tables")?;
+            meta.set_l2_entry(at, preallocated(g.host(ClusterIndex(start + i)), g))?;
+        }
+        Ok(())
+    }
+}
+
+impl Meta {
+    /// Allocates clusters for up to `len` bytes at `at`, as far as they are contiguous; gives where and how many bytes.
+    fn preallocate_run(&mut self, at: GuestOffset, len: u64) -> Result<(HostOffset, u64)> {
+        let g = self.geometry;
+        self.writable_l2(at)?;
+        let old = self.l2_entry(at)?;
+        if let Some(host) = old.host(g) {
+            let len = len.min(g.cluster_size() - g.within(at.0));
+            return Ok((host.plus(g.within(at.0)), len));
+        }
+        let place = self.l2_place(at)?.ok_or_else(|| Error::from_errno(nix::libc::EIO))?;
+        let wanted = g.clusters(g.within(at.0) + len);
+        let free = self.l2_entries(place, wanted)?.take_while(|e| e.host(g).is_none()).count() as u64;
+        let first = match self.external {
+            true => HostOffset(g.round_down(at.0)),
+            false => self.allocate(free)?,
+        };
+        for i in 0..free {
+            let guest = GuestOffset(g.round_down(at.0) + (i << g.cluster_bits));
+            self.set_l2_entry(guest, preallocated(first.plus(i << g.cluster_bits), g))?;
+        }
+        let covered = (free << g.cluster_bits) - g.within(at.0);
+        Ok((first.plus(g.within(at.0)), covered.min(len)))
+    }
+
+    /// Gives up refcount blocks that count nothing.
+    fn shrink_reftable(&mut self) -> Result<()> {
+        let g = self.geometry;
+        for table in 0..self.reftable.len() as u64 {
+            let Some(block) = self.refblock(table) else { continue };
+            let own = g.index(block);
+            let first = table * g.refblock_entries();
+            let mut used = 0;
+            for cluster in first..first + g.refblock_entries() {
+                used += u64::from(ClusterIndex(cluster) != own && self.refcount(ClusterIndex(cluster))? > 0);
+            }
+            if used > 0 {
+                continue;
+            }
+            let at = HostOffset(self.header.reftable.offset).plus(table * 8);
+            self.caches.write_pointer(at, &[0; 8], Event("reftable_update"))?;
+            self.caches.settle()?;
+            let described_here = g.count_place(own).table == table;
+            self.clear_reftable_entry(table);
+            self.caches.tables(Tables::Refcounts).forget(block, g.cluster_size());
+            if !described_here {
+                self.free_now(block, g.cluster_size(), FreedBy::Shrink)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_reftable_entry(&mut self, table: u64) {
+        if let Some(entry) = usize::try_from(table).ok().and_then(|i| self.reftable.get_mut(i)) {
+            *entry = 0;
+        }
+    }
+
+    /// The last cluster in a file of `len` bytes that is in use.
+    pub(super) fn last_used_cluster(&mut self, len: u64) -> Result<ClusterIndex> {
+        let mut index = self.geometry.clusters(len);
+        while index > 0 {
+            index -= 1;
+            if self.refcount(ClusterIndex(index))? > 0 {
+                return Ok(ClusterIndex(index));
+            }
+        }
+        Err(self.corrupt("There are no references in the refcount table."))
+    }
+}
+
+/// The entry for a cluster that has a place and no contents yet. Subclusters stay unallocated.
+fn preallocated(host: HostOffset, g: super::geometry::Geometry) -> L2Entry {
+    L2Entry { bitmap: 0, ..L2Entry::data(host, g) }
+}

@@ -1,0 +1,135 @@
+//! Writes of zeroes and discards: changes of entries that move no data.
+
+use super::entry::{Cluster, L2Entry};
+use super::header::Version;
+use super::image::Qcow2;
+use super::meta::{FreedBy, Meta};
+use crate::mapped::{GuestOffset, HostOffset};
+use block::{Error, Result, ZeroFlags};
+use std::ops::Range;
+
+/// What becomes of discarded clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DiscardTo {
+    /// They read as zeroes.
+    Zero,
+    /// They are not in this image any more: the backing file shows.
+    Backing,
+}
+
+impl Qcow2 {
+    /// Makes a range of whole subclusters (or up to the end of the image) read as zeroes.
+    pub(super) fn zero_range(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        if self.raw_data_file() {
+            self.data_child().write_zeroes(range.clone(), flags)?;
+        }
+        self.each_cluster(range, |meta, part| meta.zero_cluster(part, flags))
+    }
+
+    /// Gives up the whole clusters of a range.
+    pub(super) fn discard_range(&self, range: Range<u64>, to: DiscardTo, why: FreedBy) -> Result<()> {
+        let g = self.geometry;
+        let len = self.size();
+        let end = if range.end == len { g.round_up(len) } else { g.round_down(range.end) };
+        let start = g.round_up(range.start);
+        if start >= end {
+            return Ok(());
+        }
+        let has_backing = self.has_backing();
+        if self.lock().header.version < Version::V3 && has_backing && to == DiscardTo::Zero {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        self.each_cluster(start..end, |meta, part| meta.discard_cluster(part.start, to, has_backing, why))
+    }
+
+    /// Calls `change` for the part of `range` in each cluster, none of them leased meanwhile.
+    fn each_cluster(
+        &self,
+        range: Range<u64>,
+        mut change: impl FnMut(&mut Meta, Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let g = self.geometry;
+        let mut at = range.start;
+        while at < range.end {
+            let (mut meta, clear) = self.ready(GuestOffset(at), range.end - at, crate::mapped::Reader::Request)?;
+            meta.check_writable()?;
+            let left = g.l2_coverage() - at % g.l2_coverage();
+            let stop = at + clear.min(left).min(1 << 30);
+            while at < stop {
+                let next = stop.min(g.round_down(at) + g.cluster_size());
+                change(&mut meta, at..next)?;
+                at = next;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Meta {
+    /// Makes a part of one cluster read as zeroes: all of it, or whole subclusters.
+    fn zero_cluster(&mut self, part: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        if self.header.version < Version::V3 {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        let g = self.geometry;
+        let at = GuestOffset(part.start);
+        let whole = g.within(part.start) == 0 && (g.within(part.end) == 0 || part.end >= self.header.size);
+        if !whole {
+            return self.zero_subclusters(part);
+        }
+        self.writable_l2(at)?;
+        let old = self.l2_entry(at)?;
+        let cluster = old.cluster(g);
+        let compressed = matches!(cluster, Cluster::Compressed(_));
+        let unmap = compressed || flags.contains(ZeroFlags::MAY_UNMAP) && cluster != Cluster::None;
+        let keep = if unmap { None } else { old.host(g) };
+        let new = L2Entry::zero(keep, old.descriptor & super::entry::COPIED, g);
+        if new == old {
+            return Ok(());
+        }
+        self.begin_lazy()?;
+        self.set_l2_entry(at, new)?;
+        if unmap { self.free_replaced(old, FreedBy::Request) } else { Ok(()) }
+    }
+
+    fn zero_subclusters(&mut self, part: Range<u64>) -> Result<()> {
+        let g = self.geometry;
+        let at = GuestOffset(part.start);
+        let mut entry = self.l2_entry(at)?;
+        if !g.extended_l2 || matches!(entry.cluster(g), Cluster::Compressed(_)) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        self.writable_l2(at)?;
+        let old = entry;
+        entry.set_zero(g.subcluster(at)..g.subcluster(GuestOffset(part.end - 1)) + 1);
+        if entry == old { Ok(()) } else { self.set_l2_entry(at, entry) }
+    }
+
+    fn discard_cluster(&mut self, at: u64, to: DiscardTo, has_backing: bool, why: FreedBy) -> Result<()> {
+        let g = self.geometry;
+        let guest = GuestOffset(at);
+        let old = self.l2_entry(guest)?;
+        let stored = old.cluster(g) != Cluster::None;
+        let new = match to {
+            DiscardTo::Backing => L2Entry::default(),
+            DiscardTo::Zero if !has_backing && !stored => return Ok(()),
+            DiscardTo::Zero if self.header.version >= Version::V3 => L2Entry::zero(None, 0, g),
+            DiscardTo::Zero => L2Entry::default(),
+        };
+        if new == old {
+            return Ok(());
+        }
+        self.writable_l2(guest)?;
+        self.begin_lazy()?;
+        self.set_l2_entry(guest, new)?;
+        self.free_replaced(old, why)
+    }
+
+    /// Tells the data file that a cluster is not needed.
+    pub(super) fn discard_external(&self, host: HostOffset) {
+        if let Some(data) = self.caches.data() {
+            // Space that is not given back is no failure of the operation that freed it.
+            let _ = data.discard(host.0..host.0 + self.geometry.cluster_size());
+        }
+    }
+}

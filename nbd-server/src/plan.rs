@@ -1,0 +1,329 @@
+//! From the command line to what is to be done: every option judged, nothing opened yet.
+
+use crate::cli::{Cli, wrong_count};
+use block::channel::Address;
+use block::graph::{CacheMode, OpenFlags, Source};
+use block::nbd::wire::MAX_STRING;
+use block::tool::Out;
+use block::{DetectZeroes, Error, Options, Result};
+use secret::options::keyval::{self, Bare};
+use secret::options::size;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the program is to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// List the exports of the server at this address.
+    List(Address),
+    /// Serve.
+    Serve(Box<ServeJob>),
+}
+
+/// What to serve, and how.
+#[derive(Debug)]
+pub(crate) struct ServeJob {
+    pub(crate) address: Listen,
+    pub(crate) exports: Vec<ExportJob>,
+    pub(crate) max_clients: Option<usize>,
+    pub(crate) persistent: bool,
+    pub(crate) handshake_limit: Option<Duration>,
+    pub(crate) fork: bool,
+    pub(crate) verbose: bool,
+    pub(crate) pid_file: Option<PathBuf>,
+}
+
+/// Where clients come from.
+#[derive(Debug)]
+pub(crate) enum Listen {
+    /// A socket of our own.
+    At(Address),
+    /// A socket the service manager made.
+    Activated,
+}
+
+/// One export.
+#[derive(Debug)]
+pub(crate) struct ExportJob {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) source: Source,
+    pub(crate) format: Option<String>,
+    pub(crate) flags: OpenFlags,
+    pub(crate) offset: u64,
+    pub(crate) allocation_depth: bool,
+}
+
+/// Judges the command line.
+///
+/// # Errors
+/// The first thing wrong with it.
+pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
+    let flags = image_flags(&cli)?;
+    let max_clients = shared(&cli.shared)?;
+    let handshake_limit = handshake_limit(&cli.handshake_limit)?;
+    if cli.offset.is_some() {
+        offset(&cli)?;
+    }
+    refuse_unavailable(&cli)?;
+    if cli.disconnect {
+        return Err(disconnect(&cli, out));
+    }
+    if cli.list {
+        return list(&cli);
+    }
+    let exports = exports(&cli, flags, out)?;
+    let address = listen(&cli)?;
+    Ok(Job::Serve(Box::new(ServeJob {
+        address,
+        exports,
+        max_clients,
+        persistent: cli.persistent,
+        handshake_limit,
+        fork: cli.fork,
+        verbose: cli.verbose,
+        pid_file: cli.pid_file,
+    })))
+}
+
+fn image_flags(cli: &Cli) -> Result<OpenFlags> {
+    if usize::from(cli.nocache) + cli.cache.len() > 1 {
+        return Err(Error::invalid("-n and --cache can only be specified once"));
+    }
+    if cli.aio.len() > 1 {
+        return Err(Error::invalid("--aio can only be specified once"));
+    }
+    if cli.discard.len() > 1 {
+        return Err(Error::invalid("--discard can only be specified once"));
+    }
+    let mode = if cli.nocache > 0 { "none" } else { cli.cache.first().map_or("writeback", String::as_str) };
+    let cache =
+        CacheMode::parse(mode).ok_or_else(|| Error::invalid(format!("Invalid cache mode `{mode}'")))?;
+    if let Some(aio) = cli.aio.first()
+        && !["threads", "native", "io_uring"].contains(&aio.as_str())
+    {
+        return Err(Error::invalid(format!("Invalid aio mode '{aio}'")));
+    }
+    let discard = match cli.discard.first().map(String::as_str) {
+        None | Some("ignore" | "off") => false,
+        Some("unmap" | "on") => true,
+        Some(other) => return Err(Error::invalid(format!("Invalid discard mode `{other}'"))),
+    };
+    let detect_zeroes = match cli.detect_zeroes.as_deref() {
+        None | Some("off") => DetectZeroes::Off,
+        Some("on") => DetectZeroes::On,
+        Some("unmap") if discard => DetectZeroes::Unmap,
+        Some("unmap") => {
+            let text =
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
+            return Err(Error::invalid(text));
+        }
+        Some(other) => {
+            let text = format!("Failed to parse detect_zeroes mode: invalid parameter value: {other}");
+            return Err(Error::invalid(text));
+        }
+    };
+    let writable = !cli.read_only && cli.load_snapshot.is_none();
+    Ok(OpenFlags {
+        writable,
+        cache,
+        discard,
+        detect_zeroes,
+        max_kdf_seconds: cli.max_kdf_time,
+        ..OpenFlags::default()
+    })
+}
+
+fn shared(text: &str) -> Result<Option<usize>> {
+    let number: Option<u32> = text.parse().ok().filter(|n| *n <= i32::MAX.unsigned_abs());
+    match number {
+        Some(0) => Ok(None),
+        Some(n) => Ok(Some(n as usize)),
+        None => Err(Error::invalid(format!("Invalid shared device number '{text}'"))),
+    }
+}
+
+fn handshake_limit(text: &str) -> Result<Option<Duration>> {
+    let seconds: u32 =
+        text.parse().map_err(|_| Error::invalid(format!("Invalid handshake limit '{text}'")))?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
+}
+
+fn offset(cli: &Cli) -> Result<u64> {
+    let Some(text) = &cli.offset else { return Ok(0) };
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    };
+    number
+        .filter(|n| *n <= i64::MAX.unsigned_abs())
+        .ok_or_else(|| Error::invalid(format!("Invalid offset '{text}'")).with_hint(size_hint(text)))
+}
+
+fn size_hint(text: &str) -> String {
+    match size::parse(text) {
+        Ok(bytes) => format!("The offset is in bytes, without a suffix: {bytes}"),
+        Err(_) => "The offset is in bytes.".to_owned(),
+    }
+}
+
+/// What is asked for and not built into this program.
+fn refuse_unavailable(cli: &Cli) -> Result<()> {
+    if let Some(id) = &cli.tls_creds {
+        let text = format!("Failed to get TLS creds: No TLS credentials with id '{id}'");
+        return Err(Error::invalid(text).with_hint("This build has no TLS."));
+    }
+    if cli.tls_hostname.is_some() {
+        return Err(Error::invalid("--tls-hostname is not permitted without --tls-creds"));
+    }
+    if cli.tls_authz.is_some() {
+        return Err(Error::invalid("--tls-authz is not permitted without --tls-creds"));
+    }
+    if cli.selinux_label.is_some() {
+        return Err(Error::unsupported("SELinux support not enabled in this binary"));
+    }
+    if cli.snapshot {
+        return Err(Error::unsupported("Temporary snapshots are not supported in this build"));
+    }
+    if let Some(name) = &cli.load_snapshot {
+        let text = format!("Failed to load snapshot: '{name}': internal snapshots are not supported");
+        return Err(Error::unsupported(text));
+    }
+    if let Some(name) = cli.bitmaps.first() {
+        return Err(Error::new(block::Kind::NotFound, format!("Bitmap '{name}' is not found")));
+    }
+    if let Some(device) = cli.connect.as_deref().filter(|_| !cli.list) {
+        return Err(kernel_device(device, "Failed to open"));
+    }
+    Ok(())
+}
+
+fn kernel_device(device: &str, what: &str) -> Error {
+    match std::fs::File::open(device) {
+        Err(e) => Error::from(e).context(format!("{what} {device}")),
+        Ok(_) => Error::unsupported("Kernel /dev/nbdN support not available"),
+    }
+}
+
+fn disconnect(cli: &Cli, out: &Out) -> Error {
+    match &cli.files[..] {
+        [device] => kernel_device(device, "Cannot open"),
+        _ => wrong_count(out),
+    }
+}
+
+fn list(cli: &Cli) -> Result<Job> {
+    if !cli.files.is_empty() || cli.source.is_some() || !cli.exports.is_empty() {
+        return Err(Error::invalid("List mode is incompatible with a file name"));
+    }
+    let per_export = cli.export_name.is_some()
+        || cli.description.is_some()
+        || cli.offset.is_some()
+        || cli.allocation_depth
+        || cli.read_only;
+    if per_export {
+        return Err(Error::invalid("List mode is incompatible with per-device settings"));
+    }
+    if cli.fork {
+        return Err(Error::invalid("List mode is incompatible with forking"));
+    }
+    let address = match &cli.socket {
+        Some(path) => Address::Unix(path.clone()),
+        None => Address::inet(&cli.bind, &cli.port),
+    };
+    Ok(Job::List(address))
+}
+
+fn listen(cli: &Cli) -> Result<Listen> {
+    let activated = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if activated {
+        if cli.socket.is_some() {
+            let text = "Unix socket can't be set when using socket activation";
+            return Err(Error::invalid(text));
+        }
+        return Ok(Listen::Activated);
+    }
+    match &cli.socket {
+        Some(path) if path.is_relative() => Err(Error::invalid("socket path must be absolute")),
+        Some(path) => Ok(Listen::At(Address::Unix(path.clone()))),
+        None => Ok(Listen::At(Address::inet(&cli.bind, &cli.port))),
+    }
+}
+
+fn exports(cli: &Cli, flags: OpenFlags, out: &Out) -> Result<Vec<ExportJob>> {
+    let mut list = Vec::new();
+    if let Some(source) = main_source(cli, out)? {
+        let name = cli.export_name.clone().unwrap_or_default();
+        check_text(&name, "export name")?;
+        check_text(cli.description.as_deref().unwrap_or_default(), "export description")?;
+        list.push(ExportJob {
+            name,
+            description: cli.description.clone(),
+            source,
+            format: cli.format.clone(),
+            flags,
+            offset: offset(cli)?,
+            allocation_depth: cli.allocation_depth,
+        });
+    }
+    for text in &cli.exports {
+        list.push(further_export(text, cli, flags)?);
+    }
+    for (i, export) in list.iter().enumerate() {
+        if list[..i].iter().any(|e| e.name == export.name) {
+            return Err(Error::invalid(format!("Two exports are named '{}'", export.name)));
+        }
+    }
+    Ok(list)
+}
+
+fn main_source(cli: &Cli, out: &Out) -> Result<Option<Source>> {
+    match (&cli.files[..], &cli.source) {
+        ([], None) if !cli.exports.is_empty() => Ok(None),
+        ([], Some(_)) | ([_], None) if cli.format.is_some() && (cli.image_opts || cli.source.is_some()) => {
+            Err(Error::invalid("--image-opts and -f are mutually exclusive"))
+        }
+        ([], Some(options)) => Ok(Some(Source::Options(options.clone()))),
+        ([name], None) if cli.image_opts => Ok(Some(Source::Options(name.clone()))),
+        ([name], None) => Ok(Some(Source::Name(name.clone()))),
+        _ => Err(wrong_count(out)),
+    }
+}
+
+fn check_text(text: &str, what: &str) -> Result<()> {
+    if text.len() > MAX_STRING {
+        return Err(Error::invalid(format!("{what} '{text}' too long")));
+    }
+    Ok(())
+}
+
+/// One `--export`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct FurtherExport {
+    name: String,
+    source: String,
+    format: Option<String>,
+    description: Option<String>,
+    read_only: Option<bool>,
+    #[serde(default)]
+    image_opts: bool,
+}
+
+fn further_export(text: &str, cli: &Cli, flags: OpenFlags) -> Result<ExportJob> {
+    let options = Options::from_pairs(keyval::pairs(text, Bare::First("name"))?)?;
+    let export: FurtherExport = options.parse()?;
+    check_text(&export.name, "export name")?;
+    check_text(export.description.as_deref().unwrap_or_default(), "export description")?;
+    let source = if export.image_opts { Source::Options(export.source) } else { Source::Name(export.source) };
+    Ok(ExportJob {
+        name: export.name,
+        description: export.description,
+        source,
+        format: export.format,
+        flags: OpenFlags { writable: flags.writable && !export.read_only.unwrap_or(false), ..flags },
+        offset: 0,
+        allocation_depth: cli.allocation_depth,
+    })
+}

@@ -1,0 +1,132 @@
+//! Serving: listen, open the images, tell that we are ready, serve, and close in order.
+
+use crate::plan::{ExportJob, Listen, ServeJob};
+use block::channel::{Listener, activated};
+use block::graph::{self, Env, Source};
+use block::nbd::server::{Export, Exports, MetaContext, Server, ServerOptions};
+use block::tool::Out;
+use block::tool::daemon::Daemon;
+use block::{Context, Error, Image, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use secret::Registry;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The most threads for one client: what keeps a disk busy at the queue depths clients use.
+const THREADS: usize = 16;
+
+/// Serves until told to end, or until the last client has left.
+///
+/// # Errors
+/// What cannot be bound, opened, served or closed.
+pub(crate) fn run(job: ServeJob, objects: &Registry, out: &Out, daemon: Option<Daemon>) -> Result<ExitCode> {
+    // Before any thread exists, so that all of them leave these signals to the descriptor.
+    let interrupt = ending_signals()?;
+    raise_descriptor_limit();
+    let listeners = listeners(&job.address)?;
+    let env = Env { drivers: formats::DRIVERS, objects };
+    let shared = job.max_clients != Some(1);
+    let exports = job.exports.iter().map(|export| open(env, export, shared));
+    let exports: Vec<Arc<Export>> = exports.collect::<Result<_>>()?;
+    let images: Vec<Image> = exports.iter().map(|export| export.image.clone()).collect();
+    let options = ServerOptions {
+        max_clients: job.max_clients,
+        persistent: job.persistent,
+        handshake_limit: job.handshake_limit,
+        threads: THREADS,
+    };
+    let program = out.program().to_owned();
+    let log = move |text: &str| {
+        // Nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{program}: {text}");
+    };
+    let server = Server::new(Exports(exports), listeners, options, Box::new(log))?;
+    if let Some(path) = &job.pid_file {
+        write_pid(path)?;
+    }
+    if let Some(daemon) = daemon {
+        std::env::set_current_dir("/").context(|| "Could not chdir to root directory")?;
+        daemon.ready(job.verbose)?;
+    }
+    let served = server.run(interrupt.as_fd());
+    let closed = images.into_iter().map(close).fold(Ok(()), Result::and);
+    served.and(closed).map(|()| ExitCode::SUCCESS)
+}
+
+fn close(image: Image) -> Result<()> {
+    let flushed = image.flush();
+    flushed.and(image.close())
+}
+
+/// Becomes readable when the program is told to end.
+fn ending_signals() -> Result<SignalFd> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// Clients cost descriptors, and the limit for programs that use `select` is not ours.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Not being allowed to changes nothing.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn listeners(from: &Listen) -> Result<Vec<Listener>> {
+    match from {
+        Listen::At(address) => Listener::bind(address),
+        Listen::Activated => activated(),
+    }
+}
+
+fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
+    let image = open_image(env, job)?;
+    let mut export = Export::new(&job.name, image, job.offset)?;
+    export.description = job.description.clone();
+    export.shared = shared;
+    if job.allocation_depth {
+        export.contexts.push(MetaContext::AllocationDepth);
+    }
+    Ok(Arc::new(export))
+}
+
+fn open_image(env: Env<'_>, job: &ExportJob) -> Result<Image> {
+    let failed = || format!("Failed to blk_new_open '{}'", job.source.text());
+    if let (Source::Name(name), None) = (&job.source, &job.format) {
+        let image = graph::open_unnamed(env, &job.source, None, job.flags).context(failed)?;
+        warn_of_probing(name, &image);
+        return Ok(image);
+    }
+    graph::open_unnamed(env, &job.source, job.format.as_deref(), job.flags).context(failed)
+}
+
+/// A guest that can write the first sector of a raw image can make it look like another format.
+fn warn_of_probing(name: &str, image: &Image) {
+    if image.node().name().driver == "raw" && !name.starts_with("json:") {
+        let text = format!(
+            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+             Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+             Specify the 'raw' format explicitly to remove the restrictions.\n"
+        );
+        // Nobody may be listening.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
+fn write_pid(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .context(|| format!("Could not create '{}'", path.display()))?;
+    writeln!(file, "{}", std::process::id()).map_err(Error::from)
+}
