@@ -434,10 +434,9 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
 
 fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
-    let extra = children.iter().any(|c| c.role() != "file" && c.role() != "backing");
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && !extra && is_plain(file) => file.node().name().filename.clone(),
+        Some(file) if !strong && is_plain(file) => file.node().name().filename.clone(),
         _ => json_name(&described(row, options, children)),
     }
 }

@@ -41,7 +41,8 @@ impl Payload {
         header: Header,
         cipher: Option<Box<dyn SectorCipher>>,
     ) -> Self {
-        let children = std::iter::once(file.clone()).chain(detached).collect();
+        // In the order in which QEMU reports them.
+        let children = detached.into_iter().chain([file.clone()]).collect();
         Payload { file, children, header, cipher, pool: Pool::new() }
     }
 
