@@ -388,6 +388,10 @@ impl Node {
         let cover = cover(at, max.min(left), &limits);
         let skip = at - cover.start;
         let mut mapping = self.driver.map(cover.start, cover.end - cover.start, want)?;
+        if cover.start + mapping.len == self.driver.len()? {
+            // What is left of the last unit cannot be asked for by itself: it is what its beginning is.
+            mapping.len = mapping.len.next_multiple_of(u64::from(limits.request_align));
+        }
         if mapping.len <= skip {
             // The unit is of more than one kind: stored bytes, as a request cannot tell its parts apart.
             mapping = Mapping::data(u64::from(limits.request_align));

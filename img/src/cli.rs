@@ -79,7 +79,10 @@ fn start(out: &Arc<Out>, args: impl Run) -> ExitCode {
 /// Parses the command line. Help and errors are printed here; the error is then the exit status.
 pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Command, ExitCode> {
     let last = args.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let table = any_value(Cli::command()).version(version());
+    let formats: Vec<_> = formats::DRIVERS.sorted().iter().map(|row| row.name).collect();
+    let table = any_value(Cli::command())
+        .version(version())
+        .after_help(format!("Supported formats: {}", formats.join(" ")));
     let parsed = table.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map(|cli| cli.command).map_err(|e| report(&e, &last, out))
 }

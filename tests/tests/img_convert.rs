@@ -121,19 +121,9 @@ fn same_target(pair: &Pair, words: &str, target: &str) {
 #[test]
 fn targets_have_the_same_bytes_and_the_same_holes() {
     let pair = with_pictures();
-    for options in [
-        "",
-        "-S 0",
-        "-S 512",
-        "-S 64k",
-        "-S 16M",
-        "-W",
-        "-m 1",
-        "-m 16 -W",
-        "-C",
-        "--salvage",
-        "-r 100M",
-    ] {
+    for options in
+        ["", "-S 0", "-S 512", "-S 64k", "-S 16M", "-W", "-m 1", "-m 16 -W", "-C", "--salvage", "-r 100M"]
+    {
         for source in ["dense", "sparse", "odd", "hole", "empty", "sparse odd dense", "hole odd empty sparse"]
         {
             same_target(&pair, &format!("-f raw -O raw {options} {source}"), "out");

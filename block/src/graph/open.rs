@@ -268,7 +268,8 @@ impl Opener<'_> {
         if !flags.writable {
             self.perms.own &= super::Perm::READ;
         }
-        if flags.force_share && flags.writable {
+        let writes = flags.writable || common.read_only == Some(false);
+        if flags.force_share && writes {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
         let detect = common.detect_zeroes.as_deref().map(super::name_in).transpose()?;
