@@ -50,6 +50,27 @@ pub(crate) fn set_all(options: &mut CreateOptions, lists: &[String]) -> Result<(
     Ok(())
 }
 
+/// Puts a backing file and its format among the options of an image in the format `row`.
+///
+/// # Errors
+/// A format without backing files.
+pub(crate) fn set_backing(
+    options: &mut CreateOptions,
+    row: &DriverRow,
+    file: Option<&str>,
+    format: Option<&str>,
+) -> Result<()> {
+    for (key, value, what) in
+        [("backing_file", file, "Backing file"), ("backing_fmt", format, "Backing file format")]
+    {
+        let Some(value) = value else { continue };
+        options.set(key, value).map_err(|_| {
+            Error::unsupported(format!("{what} not supported for file format '{}'", row.name))
+        })?;
+    }
+    Ok(())
+}
+
 /// Prints the options there are for images of `format`, in `filename` if there is one.
 ///
 /// # Errors

@@ -111,16 +111,13 @@ impl Progress {
         if let Some(bar) = &self.0.bar {
             bar.finish();
         }
+        // Dropping ends the line.
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        match &self.0.bar {
-            Some(bar) => bar.abandon(),
-            None if self.0.show == Show::Always => self.0.out.line(""),
-            None => {}
-        }
+        self.0.end_line();
     }
 }
 
@@ -167,6 +164,16 @@ impl Shared {
         }
     }
 
+    /// Leaves the line with the bar or the percentage.
+    fn end_line(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+        if self.show == Show::Always {
+            self.out.line("");
+        }
+    }
+
     fn warn(&self, text: &str) {
         let print = || self.out.error_text(&format!("warning: {text}"));
         match &self.bar {
@@ -186,8 +193,8 @@ impl Shared {
                 self.out.to_stderr(&format!("{}\n", line(self.percent())));
                 continue;
             }
-            if let Some(bar) = &self.bar {
-                bar.abandon();
+            if self.bar.is_some() {
+                self.end_line();
             }
             if let Some(sentence) = self.abandon_target() {
                 self.out.error_text(&sentence);

@@ -10,6 +10,7 @@ fn with_images() -> Pair {
     pair.prepare(
         "qemu-img create -q -f luks --object secret,id=s,data=1 -o key-secret=s,iter-time=10 l.img 1M",
     );
+    pair.share("l.img");
     pair
 }
 
@@ -197,6 +198,7 @@ fn map_lists_the_same_extents() {
     pair.prepare(
         "qemu-img create -q -f luks --object secret,id=s,data=1 -o key-secret=s,iter-time=10 l.img 1M",
     );
+    pair.share("l.img");
     let mut lines = Vec::new();
     for name in [
         "s.img",

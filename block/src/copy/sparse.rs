@@ -18,7 +18,12 @@ pub(super) fn runs(bytes: &[u8], at: u64, min: u64, unit: u64) -> Vec<(Range<usi
         push(&mut runs, start..end, is_zero(&bytes[start..end]));
         start = end;
     }
-    let worth = |range: &Range<usize>| range.len() as u64 >= min || range.len() == bytes.len();
+    // What is cut off at either end counts in full: the neighbour may go on with zeroes.
+    let worth = |range: &Range<usize>| {
+        let start = at + range.start as u64;
+        (at + range.end as u64).next_multiple_of(unit) - (start - start % unit) >= min
+            || range.len() == bytes.len()
+    };
     let mut merged = Vec::with_capacity(runs.len());
     for (range, zero) in runs {
         let zero = zero && worth(&range);

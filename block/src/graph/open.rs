@@ -294,7 +294,7 @@ impl Opener<'_> {
         };
         flags.cache.direct = common.cache.direct.unwrap_or(flags.cache.direct);
         flags.cache.no_flush = common.cache.no_flush.unwrap_or(flags.cache.no_flush);
-        if flags.force_share && flags.writable {
+        if flags.force_share && (flags.writable || common.read_only == Some(false)) {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
         let detect = common.detect_zeroes.as_deref().map(super::name_in).transpose()?;

@@ -61,7 +61,8 @@ impl Driver for Strict {
         // Runs of 1000 bytes, data and zeroes in turns: they end inside of units.
         let left = 1000 - at % 1000;
         let run = if (at / 1000).is_multiple_of(2) { Mapping::data(left) } else { Mapping::zero(left) };
-        Ok(Mapping { len: left.min(max), ..run.at(None, at) })
+        let end = self.len()?;
+        Ok(Mapping { len: left.min(max).min(end - at), ..run.at(None, at) })
     }
 
     fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
@@ -369,6 +370,15 @@ fn a_map_covers_what_was_asked_whatever_the_units() {
         covered += at(covered, 8192).1;
     }
     assert_eq!(covered, 8192);
+}
+
+#[test]
+fn the_rest_of_the_last_unit_is_what_its_beginning_is() {
+    for (align, want) in [(512, (MapKind::Zero, 512)), (1, (MapKind::Zero, 476))] {
+        let (node, _log) = Strict::node(vec![1; 1500], limits(align, 1), true, NodeFlags::default());
+        let mapping = node.map(1024, 4096, Want::Exact).unwrap();
+        assert_eq!((mapping.kind, mapping.len), want, "{align}");
+    }
 }
 
 #[test]

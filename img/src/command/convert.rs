@@ -1,19 +1,21 @@
 //! `img convert`.
 
 use super::Tool;
-use super::create::Backing;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
 use crate::names::check_names;
 use crate::options::{self, check_lists, wants_help};
 use crate::progress::{Progress, Show};
-use crate::snapshot;
 use crate::target::Unfinished;
 use block::copy::{self, CopyError, CopyOptions, Order, Segment};
-use block::graph::{self, CacheMode, DriverRow, OpenFlags, Source};
+use block::graph::{self, CacheMode, CreateOptions, DriverRow, OpenFlags, Source};
 use block::{Context, Error, Image, Kind, Result, SECTOR};
 use clap::Args;
+use secret::options::keyval::{self, Bare};
 use secret::options::number;
 use std::process::ExitCode;
+
+/// The smallest step of the progress, in percent.
+const PROGRESS_STEP: f64 = 1.0;
 
 /// The longest run of zeroes `-S` may ask for, in bytes.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -24,9 +26,6 @@ const MAX_PARALLEL: u64 = 16;
 /// What `-S` is unless given, in bytes.
 const SPARSE: u64 = 4096;
 
-/// The smallest step of the progress, in percent.
-const PROGRESS_STEP: f64 = 1.0;
-
 /// Options of `convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
@@ -36,8 +35,6 @@ pub(crate) struct ConvertArgs {
     input: Input,
     #[command(flatten)]
     share: Share,
-    #[command(flatten)]
-    backing: Backing,
     #[command(flatten)]
     target: TargetArgs,
     /// Print nothing
@@ -102,6 +99,12 @@ struct TargetArgs {
     /// The target reads as zeroes already (with -n)
     #[arg(long)]
     target_is_zero: bool,
+    /// The target's backing file, by its name as seen from the target
+    #[arg(short = 'B', long, value_name = "FILE")]
+    backing: Option<String>,
+    /// The format of the backing file
+    #[arg(short = 'F', long, value_name = "FMT")]
+    backing_format: Option<String>,
     /// Store compressed clusters
     #[arg(short, long)]
     compress: bool,
@@ -210,11 +213,23 @@ impl ConvertArgs {
         Ok(sources)
     }
 
+    /// No driver has snapshots to take.
     fn check_snapshot(&self, tool: &Tool<'_>, sources: &[Segment]) -> Result<()> {
-        let Some(text) = &self.snapshot else { return Ok(()) };
-        snapshot::check_name(tool, text)?;
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        if snapshot.starts_with("snapshot.") {
+            let known = |(key, _): &(String, String)| matches!(key.as_str(), "snapshot.id" | "snapshot.name");
+            let pairs = keyval::pairs(snapshot, Bare::Always)?;
+            if let Some((key, _)) = pairs.iter().find(|pair| !known(pair)) {
+                tool.out.error_text(&format!("Invalid parameter '{key}'"));
+                return Err(Error::invalid(format!("Failed in parsing snapshot param '{snapshot}'")));
+            }
+        }
         match sources {
-            [source] => snapshot::load(&source.image),
+            [source] => Err(Error::unsupported(format!(
+                "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading \
+                 internal snapshots",
+                source.image.node().name().driver
+            ))),
             _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
         }
     }
@@ -229,7 +244,8 @@ impl ConvertArgs {
     ) -> Result<()> {
         let size = sources.iter().map(|s| s.range.end).sum();
         let backed = self.create(tool, name, size, sources.len(), progress)?;
-        let target = self.open_target(tool, name, numbers.cache)?;
+        let target =
+            self.target.open(tool, name, OpenFlags { cache: numbers.cache, ..self.input.flags() })?;
         if target.len()? < size {
             return Err(Error::invalid("output file is smaller than input file"));
         }
@@ -252,55 +268,22 @@ impl ConvertArgs {
         sources: usize,
         progress: &Progress,
     ) -> Result<bool> {
-        let env = tool.env();
-        let row = match self.target.format.as_deref() {
-            Some(format) if self.target.no_create => env.drivers.find(format),
-            _ => Some(options::format_row(env, self.target.format())?),
-        };
-        let mut backed = !self.backing.is_none();
-        let mut settings = None;
-        if let Some(row) = row.filter(|_| !self.target.no_create) {
-            let mut all = graph::options_for(env, row, Some(name))?;
-            options::set_all(&mut all, &self.target.options)?;
-            self.backing.set(&mut all, row)?;
-            all.set("size", &size.to_string())?;
-            backed = all.get("backing_file").is_some();
-            if backed && all.get("backing_fmt").is_none() {
-                return Err(Error::invalid("Use of backing file requires explicit backing format"));
-            }
-            settings = Some((row, all));
-        }
+        let made = if self.target.no_create { None } else { Some(self.target.settings(tool, name, size)?) };
+        let backed = made.as_ref().map_or(self.target.backing.is_some(), |(_, all)| has_backing(all));
         if backed && sources > 1 {
             let text = "Having a backing file for the target makes no sense when concatenating multiple input images";
             return Err(Error::invalid(text));
         }
-        self.check_compression(row)?;
-        if let Some((row, all)) = settings {
-            progress.begin_target(Unfinished::new(env, name));
-            graph::create(env, row, name, &all)
-                .context(|| format!("error while converting {}", row.name))
-                .context(|| name.to_owned())?;
+        let Some((row, all)) = made else { return Ok(backed) };
+        if has_backing(&all) && all.get("backing_fmt").is_none() {
+            return Err(Error::invalid("Use of backing file requires explicit backing format"));
         }
+        self.target.check_compression(row)?;
+        begin_creating(tool, name, progress);
+        graph::create(tool.env(), row, name, &all)
+            .context(|| format!("error while converting {}", row.name))
+            .context(|| name.to_owned())?;
         Ok(backed)
-    }
-
-    fn check_compression(&self, row: Option<&DriverRow>) -> Result<()> {
-        if self.target.compress && !row.is_some_and(|row| row.compresses) {
-            return Err(Error::unsupported("Compression not supported for this file format"));
-        }
-        Ok(())
-    }
-
-    fn open_target(&self, tool: &Tool<'_>, name: &str, cache: CacheMode) -> Result<Image> {
-        let flags = OpenFlags { writable: true, resize: true, discard: true, cache, ..self.input.flags() };
-        let format = match self.target.target_image_opts {
-            true if self.target.format.is_some() => {
-                return Err(Error::invalid("--image-opts and --format are mutually exclusive"));
-            }
-            true => None,
-            false => Some(self.target.format()),
-        };
-        graph::open(tool.env(), &self.target.source(name), format, flags)
     }
 
     fn copy_options(
@@ -337,6 +320,43 @@ impl ConvertArgs {
 }
 
 impl TargetArgs {
+    /// The driver of a target to be created, and its options.
+    fn settings(
+        &self,
+        tool: &Tool<'_>,
+        name: &str,
+        size: u64,
+    ) -> Result<(&'static DriverRow, CreateOptions)> {
+        let row = options::format_row(tool.env(), self.format())?;
+        let mut all = graph::options_for(tool.env(), row, Some(name))?;
+        options::set_all(&mut all, &self.options)?;
+        options::set_backing(&mut all, row, self.backing.as_deref(), self.backing_format.as_deref())?;
+        all.set("size", &size.to_string())?;
+        Ok((row, all))
+    }
+
+    fn check_compression(&self, row: &DriverRow) -> Result<()> {
+        if self.compress && !row.compresses {
+            return Err(Error::unsupported("Compression not supported for this file format"));
+        }
+        Ok(())
+    }
+
+    fn open(&self, tool: &Tool<'_>, name: &str, flags: OpenFlags) -> Result<Image> {
+        let format = match self.target_image_opts {
+            true if self.format.is_some() => {
+                return Err(Error::invalid("--image-opts and --format are mutually exclusive"));
+            }
+            true => None,
+            false => Some(self.format()),
+        };
+        let flags = OpenFlags { writable: true, resize: true, discard: true, ..flags };
+        let image = graph::open(tool.env(), &self.source(name), format, flags)?;
+        let row = tool.env().drivers.find(image.node().name().driver);
+        row.map_or(Ok(()), |row| self.check_compression(row))?;
+        Ok(image)
+    }
+
     fn format(&self) -> &str {
         self.format.as_deref().unwrap_or("raw")
     }
@@ -344,6 +364,10 @@ impl TargetArgs {
     fn source(&self, name: &str) -> Source {
         if self.target_image_opts { Source::Options(name.to_owned()) } else { Source::Name(name.to_owned()) }
     }
+}
+
+fn has_backing(options: &CreateOptions) -> bool {
+    options.get("backing_file").is_some()
 }
 
 fn parse_parallel(text: &str) -> Result<usize> {
@@ -365,6 +389,13 @@ fn useful_workers() -> usize {
 }
 
 /// From here on the file of that name is ours to delete, if it is one.
+fn begin_creating(tool: &Tool<'_>, name: &str, progress: &Progress) {
+    progress.begin_target(match graph::file_path(tool.env(), name) {
+        Some(path) => Unfinished::creating(path),
+        None => Unfinished::Existing { name: name.to_owned() },
+    });
+}
+
 fn copy_error(error: CopyError) -> Error {
     let say = |what: String, e: Error| {
         Error::new(e.kind(), format!("{what}: {}", e.strerror())).with_errno(e.errno())

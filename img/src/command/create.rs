@@ -3,10 +3,9 @@
 use super::Tool;
 use crate::cli::{Objects, Run};
 use crate::options::{self, check_lists, wants_help};
-use block::graph::{self, CreateOptions, DriverRow, OpenFlags, Source};
-use block::{Context, Error, Kind, Result};
+use block::graph::{self, CreateOptions, OpenFlags, Source};
+use block::{Context, Error, Result};
 use clap::Args;
-use nix::libc;
 use std::process::ExitCode;
 
 /// Options of `create`.
@@ -23,25 +22,18 @@ pub(crate) struct CreateArgs {
     /// Options of the format, key=value,…; `help` lists them; may repeat
     #[arg(short = 'o', long = "options", value_name = "OPTS")]
     options: Vec<String>,
-    #[command(flatten)]
-    backing: Backing,
+    /// The backing file, by its name as seen from the new image
+    #[arg(short, long, value_name = "FILE")]
+    backing: Option<String>,
+    /// The format of the backing file
+    #[arg(short = 'F', long, value_name = "FMT")]
+    backing_format: Option<String>,
     /// Do not open the backing file
     #[arg(short = 'u', long = "backing-unsafe")]
     unsafe_backing: bool,
     /// The new image and its size
     #[arg(value_name = "FILE [SIZE]", num_args = 0..)]
     words: Vec<String>,
-}
-
-/// The image that holds what the new one does not have.
-#[derive(Debug, Args)]
-pub(crate) struct Backing {
-    /// The backing file, by its name as seen from the new image
-    #[arg(id = "backing", short = 'b', long = "backing", value_name = "FILE")]
-    file: Option<String>,
-    /// The format of the backing file
-    #[arg(id = "backing-format", short = 'F', long = "backing-format", value_name = "FMT")]
-    format: Option<String>,
 }
 
 impl Run for CreateArgs {
@@ -79,9 +71,8 @@ impl CreateArgs {
             }
             options.set("size", &bytes.to_string())?;
         }
-        self.backing.set(&mut options, row)?;
-        let backing = self.backing_size(tool, filename, &options)?;
-        match backing {
+        options::set_backing(&mut options, row, self.backing.as_deref(), self.backing_format.as_deref())?;
+        match self.backing_size(tool, filename, &options)? {
             Some(bytes) => options.set_default("size", &bytes.to_string())?,
             None if options.get("size").is_some() || has_no_payload(&options) => {}
             None => return Err(Error::invalid("Image creation needs a size parameter")),
@@ -90,10 +81,7 @@ impl CreateArgs {
             tool.out.line(&format!("Formatting '{filename}', fmt={}{}", self.format, options.describe()));
             tool.out.flush();
         }
-        graph::create(env, row, filename, &options).map_err(|e| match e.errno() {
-            libc::EFBIG => too_large(row, &options),
-            _ => e,
-        })
+        graph::create(env, row, filename, &options)
     }
 
     /// Opens the backing file, if there is one to look at, and gives its size in bytes.
@@ -122,36 +110,6 @@ impl CreateArgs {
             Some(_) => Ok(Some(bytes)),
             None => Err(without_format().with_hint(format!("Detected format of {found}."))),
         }
-    }
-}
-
-fn too_large(row: &DriverRow, options: &CreateOptions) -> Error {
-    let clusters = options.table().iter().any(|option| option.name == "cluster_size");
-    let advice = if clusters { " (try using a larger cluster size)" } else { "" };
-    let text = format!("The image size is too large for file format '{}'{advice}", row.name);
-    Error::new(Kind::NoSpace, text).with_errno(libc::EFBIG)
-}
-
-impl Backing {
-    /// Whether neither option was given.
-    pub(crate) fn is_none(&self) -> bool {
-        self.file.is_none() && self.format.is_none()
-    }
-
-    /// Puts the backing file and its format among the options of an image in the format `row`.
-    ///
-    /// # Errors
-    /// A format without backing files.
-    pub(crate) fn set(&self, options: &mut CreateOptions, row: &DriverRow) -> Result<()> {
-        let unsupported =
-            |what: &str| Error::unsupported(format!("{what} not supported for file format '{}'", row.name));
-        if let Some(name) = &self.file {
-            options.set("backing_file", name).map_err(|_| unsupported("Backing file"))?;
-        }
-        if let Some(format) = &self.format {
-            options.set("backing_fmt", format).map_err(|_| unsupported("Backing file format"))?;
-        }
-        Ok(())
     }
 }
 
