@@ -2,7 +2,7 @@
 //!
 //! [`Node`] does once what every driver would otherwise have to do: it aligns requests (reading, modifying and writing
 //! back where needed), splits long ones, keeps overlapping ones apart, and emulates what a driver does not have. Bounds
-//! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`](crate::Child).
+//! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`].
 
 use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};

@@ -20,7 +20,7 @@ use std::sync::Arc;
 #[derive(Debug, Parser)]
 #[command(infer_long_args = true, args_override_self = true, disable_help_subcommand = true)]
 struct Cli {
-    /// Tracing: [[enable=]PATTERN][,events=FILE][,file=FILE]
+    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC")]
     _trace: Vec<String>,
     #[command(subcommand)]

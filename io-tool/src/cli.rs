@@ -73,7 +73,7 @@ pub(crate) struct Cli {
     /// What happens to discards: ignore or unmap
     #[arg(short = 'd', long, value_name = "MODE", default_value = "unmap")]
     discard: String,
-    /// Tracing: [[enable=]PATTERN][,events=FILE][,file=FILE]
+    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC")]
     _trace: Vec<String>,
     /// Open the image even when another process holds it

@@ -57,7 +57,7 @@ pub(crate) struct Cli {
     /// Let clients ask for this dirty bitmap; may repeat
     #[arg(short = 'B', long = "bitmap", value_name = "NAME", help_heading = "What to serve")]
     pub(crate) bitmaps: Vec<String>,
-    /// One more export: name=NAME,source=FILE[,format=FMT][,description=TEXT][,read-only=on|off]; may repeat
+    /// One more export: name=NAME,source=FILE, and as wanted format=FMT, description=TEXT, read-only=on|off; may repeat
     #[arg(long = "export", value_name = "OPTS", help_heading = "What to serve")]
     pub(crate) exports: Vec<String>,
 
@@ -76,7 +76,7 @@ pub(crate) struct Cli {
     /// The host name to look for in the server's certificate (with --list)
     #[arg(long, value_name = "HOSTNAME", help_heading = "General")]
     pub(crate) tls_hostname: Option<String>,
-    /// Tracing: [[enable=]PATTERN][,events=FILE][,file=FILE]
+    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC", help_heading = "General")]
     pub(crate) _trace: Vec<String>,
     /// Go to the background once clients can connect

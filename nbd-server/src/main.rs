@@ -37,8 +37,8 @@ fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
         Job::List(address) => list::run(&address, out),
         Job::Serve(job) if job.fork => match daemon::detach()? {
             Side::Parent(status) => Ok(status),
-            Side::Child(daemon) => serve::run(*job, &objects, out, Some(daemon)),
+            Side::Child(daemon) => serve::run(&job, &objects, out, Some(daemon)),
         },
-        Job::Serve(job) => serve::run(*job, &objects, out, None),
+        Job::Serve(job) => serve::run(&job, &objects, out, None),
     }
 }

@@ -25,7 +25,7 @@ const THREADS: usize = 16;
 ///
 /// # Errors
 /// What cannot be bound, opened, served or closed.
-pub(crate) fn run(job: ServeJob, objects: &Registry, out: &Out, daemon: Option<Daemon>) -> Result<ExitCode> {
+pub(crate) fn run(job: &ServeJob, objects: &Registry, out: &Out, daemon: Option<Daemon>) -> Result<ExitCode> {
     // Before any thread exists, so that all of them leave these signals to the descriptor.
     let interrupt = ending_signals()?;
     raise_descriptor_limit();

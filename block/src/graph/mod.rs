@@ -1,6 +1,6 @@
 //! From what the user typed to a graph of nodes.
 //!
-//! [`Source`] is a file name (plain, `json:{…}`, or with a protocol prefix) or an option string. [`open`] resolves it to
+//! [`Source`] is a file name (plain, `json:{…}`, or with a protocol prefix) or an option string. [`open()`] resolves it to
 //! one tree of options, opens the protocol first, probes the format where none was named, and then opens the format,
 //! which asks through its [`OpenCtx`] for the children it needs.
 

@@ -125,7 +125,7 @@ impl Run for ConvertArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let target = target.ok_or_else(|| Error::invalid("Must specify image file name"))?;
-        self.convert(tool, &target, numbers)?;
+        self.convert(tool, &target, &numbers)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -177,12 +177,12 @@ impl ConvertArgs {
         }
     }
 
-    fn convert(self, tool: &Tool<'_>, target: &str, numbers: Numbers) -> Result<()> {
+    fn convert(self, tool: &Tool<'_>, target: &str, numbers: &Numbers) -> Result<()> {
         let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), PROGRESS_STEP)?;
         let sources = self.input.sources(self.words.clone())?;
         check_names(&sources, &self.target.source(target))?;
         let sources = self.open_sources(tool, &sources, numbers.source_cache)?;
-        let done = self.copy(tool, &sources, target, &numbers, &progress);
+        let done = self.copy(tool, &sources, target, numbers, &progress);
         if let Err(e) = done {
             let fate = progress.abandon_target();
             return Err(match fate {

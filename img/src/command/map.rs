@@ -52,9 +52,9 @@ fn map(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
     let end = start.saturating_add(max).min(len);
     let extents = Extents::new(image.node(), start.min(end)..end, Want::Exact);
     if args.report.is_json() {
-        json(tool, extents, start)?
+        json(tool, extents, start)?;
     } else {
-        human(tool, extents)?
+        human(tool, extents)?;
     }
     image.close()?;
     Ok(ExitCode::SUCCESS)

@@ -105,5 +105,5 @@ fn reopen(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     if change.cache.is_some() && change.options.get("cache").is_some() {
         return Err(Error::invalid("Cannot set both -c and the cache options").into());
     }
-    Ok(session.reopen(change)?)
+    session.reopen(change)
 }
