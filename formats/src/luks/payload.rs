@@ -142,7 +142,7 @@ impl Driver for Payload {
     }
 
     fn truncate(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
-        self.file.truncate(Resize { size: self.place(to.size)?, ..to })
+        self.file.node().truncate(Resize { size: self.place(to.size)?, ..to })
     }
 
     fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
