@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the bar shows.
 const TEMPLATE: &str =
@@ -38,6 +38,33 @@ impl Show {
 /// A running operation. Dropped without [`Progress::finish`], it has failed.
 pub(crate) struct Progress(Arc<Shared>);
 
+/// How far the operation is. Steps are counted and judged under one lock, so that the lines do not depend on which
+/// worker is faster: each step that is worth a line gets one, with the sum after exactly that step.
+#[derive(Debug, Default)]
+struct Steps {
+    /// Bytes that are dealt with.
+    done: u64,
+    /// The percentage printed last.
+    printed: f64,
+}
+
+impl Steps {
+    fn percent(&self, total: u64) -> f64 {
+        if total == 0 { 0.0 } else { self.done.min(total) as f64 * 100.0 / total as f64 }
+    }
+
+    /// Counts `bytes` of `total`; gives the percentage if it is more than `step` further than the last one given.
+    fn advance(&mut self, bytes: u64, total: u64, step: f64) -> Option<f64> {
+        self.done += bytes;
+        let percent = self.percent(total);
+        let further = percent > self.printed + step || percent >= 100.0 && self.printed < 100.0;
+        (bytes > 0 && further).then(|| {
+            self.printed = percent;
+            percent
+        })
+    }
+}
+
 /// What the operation and the thread that handles signals share.
 struct Shared {
     out: Arc<Out>,
@@ -47,9 +74,7 @@ struct Shared {
     /// The bar, on a terminal.
     bar: Option<ProgressBar>,
     total: AtomicU64,
-    done: AtomicU64,
-    /// The percentage printed last.
-    printed: Mutex<f64>,
+    steps: Mutex<Steps>,
     target: Mutex<Option<Unfinished>>,
 }
 
@@ -66,8 +91,7 @@ impl Progress {
             step,
             bar,
             total: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            printed: Mutex::new(0.0),
+            steps: Mutex::default(),
             target: Mutex::new(None),
         });
         let signals = Signals::new(handled_signals()).map_err(Error::from)?;
@@ -123,12 +147,9 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn advance(&self, bytes: u64) {
-        let shared = &self.0;
-        shared.done.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(bar) = &shared.bar {
+        self.0.advance(bytes);
+        if let Some(bar) = &self.0.bar {
             bar.inc(bytes);
-        } else if shared.show == Show::Always && bytes > 0 {
-            shared.print_if_further();
         }
     }
 
@@ -142,17 +163,14 @@ impl Observer for Progress {
 }
 
 impl Shared {
-    fn percent(&self) -> f64 {
-        let total = self.total.load(Ordering::Relaxed);
-        let done = self.done.load(Ordering::Relaxed).min(total);
-        if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 }
+    fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn print_if_further(&self) {
-        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
-        let percent = self.percent();
-        if percent > *printed + self.step || percent >= 100.0 && *printed < 100.0 {
-            *printed = percent;
+    /// Counts a step; its line is printed before the next step counts.
+    fn advance(&self, bytes: u64) {
+        let mut steps = self.steps();
+        if let Some(percent) = steps.advance(bytes, self.total.load(Ordering::Relaxed), self.step) {
             self.print_line(percent);
         }
     }
@@ -190,7 +208,10 @@ impl Shared {
     fn handle(&self, mut signals: Signals) {
         for signal in signals.forever() {
             if signal == SIGUSR1 {
-                self.out.to_stderr(&format!("{}\n", line(self.percent())));
+                self.out.to_stderr(&format!(
+                    "{}\n",
+                    line(self.steps().percent(self.total.load(Ordering::Relaxed)))
+                ));
                 continue;
             }
             if self.bar.is_some() {
@@ -238,6 +259,13 @@ mod tests {
         assert_eq!(Show::new(true, false), Show::Always);
         assert_eq!(Show::new(true, true), Show::OnRequest);
         assert_eq!(Show::new(false, false), Show::OnRequest);
+    }
+
+    #[test]
+    fn every_step_worth_a_line_gets_one_with_the_sum_after_it() {
+        let mut steps = Steps::default();
+        let lines: Vec<_> = [1, 0, 9, 40, 50, 0].map(|bytes| steps.advance(bytes, 100, 1.0)).into();
+        assert_eq!(lines, [None, None, Some(10.0), Some(50.0), Some(100.0), None]);
     }
 
     #[test]
