@@ -1,12 +1,16 @@
 //! `--list`: the exports of another server.
 
-use block::Result;
-use block::channel::{Address, Transport};
+use crate::plan::ListJob;
+use block::channel::{ClientTls, Transport};
 use block::nbd::client::{self, ExportInfo};
 use block::nbd::wire::{Headers, TransmissionFlags};
 use block::tool::Out;
+use block::{Context, Result};
+use secret::Registry;
+use secret::tls::Endpoint;
 use std::net::Shutdown;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the server may take for one answer.
@@ -32,14 +36,21 @@ const FLAGS: [(TransmissionFlags, &str); 12] = [
 ///
 /// # Errors
 /// No server there, or one that does not tell.
-pub(crate) fn run(address: &Address, out: &Out) -> Result<ExitCode> {
-    let socket = address.connect()?;
+pub(crate) fn run(job: &ListJob, objects: &Registry, out: &Out) -> Result<ExitCode> {
+    let tls = job.tls_creds.as_deref().map(|id| tls(objects, id, job)).transpose()?;
+    let socket = Arc::new(job.address.connect()?);
     socket.set_time_limit(LIMIT)?;
-    let list = client::list(&socket)?;
+    let list = client::list(Arc::clone(&socket) as _, tls.as_ref())?;
     socket.shutdown(Shutdown::Both);
     out.line(&format!("exports available: {}", list.len()));
     list.iter().for_each(|export| print(export, out));
     Ok(ExitCode::SUCCESS)
+}
+
+fn tls(objects: &Registry, id: &str, job: &ListJob) -> Result<ClientTls> {
+    let credentials = objects.tls_credentials(id, Endpoint::Client).context(|| "Failed to get TLS creds")?;
+    let host = job.address.host().map(str::to_owned);
+    Ok(ClientTls { credentials, hostname: job.tls_hostname.clone().or(host) })
 }
 
 fn print(export: &ExportInfo, out: &Out) {

@@ -34,7 +34,7 @@ fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
         }
     }
     match plan::plan(cli, out)? {
-        Job::List(address) => list::run(&address, out),
+        Job::List(job) => list::run(&job, &objects, out),
         Job::Serve(job) if job.fork => match daemon::detach()? {
             Side::Parent(status) => Ok(status),
             Side::Child(daemon) => serve::run(&job, &objects, out, Some(daemon)),

@@ -15,15 +15,29 @@ use std::time::Duration;
 /// What the program is to do.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// List the exports of the server at this address.
-    List(Address),
+    /// List the exports of a server.
+    List(ListJob),
     /// Serve.
     Serve(Box<ServeJob>),
+}
+
+/// Whose exports to list.
+#[derive(Debug)]
+pub(crate) struct ListJob {
+    pub(crate) address: Address,
+    /// The id of the credentials, if it is to be over TLS.
+    pub(crate) tls_creds: Option<String>,
+    /// The name to look for in the server's certificate, where it is not the host's.
+    pub(crate) tls_hostname: Option<String>,
 }
 
 /// What to serve, and how.
 #[derive(Debug)]
 pub(crate) struct ServeJob {
+    /// The id of the credentials, if it is to be over TLS.
+    pub(crate) tls_creds: Option<String>,
+    /// The id of what judges clients' names.
+    pub(crate) tls_authz: Option<String>,
     pub(crate) address: Listen,
     pub(crate) exports: Vec<ExportJob>,
     pub(crate) max_clients: Option<usize>,
@@ -66,6 +80,7 @@ pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
     if cli.offset.is_some() {
         offset(&cli)?;
     }
+    check_tls(&cli)?;
     refuse_unavailable(&cli)?;
     if cli.disconnect {
         return Err(disconnect(&cli, out));
@@ -76,6 +91,8 @@ pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
     let exports = exports(&cli, flags, out)?;
     let address = listen(&cli)?;
     Ok(Job::Serve(Box::new(ServeJob {
+        tls_creds: cli.tls_creds,
+        tls_authz: cli.tls_authz,
         address,
         exports,
         max_clients,
@@ -165,18 +182,20 @@ fn offset(cli: &Cli) -> Result<u64> {
     })
 }
 
+/// Which TLS options go together, told in the real tool's order.
+fn check_tls(cli: &Cli) -> Result<()> {
+    let text = match (&cli.tls_creds, &cli.tls_hostname, &cli.tls_authz) {
+        (None, Some(_), _) => "--tls-hostname is not permitted without --tls-creds",
+        (None, None, Some(_)) => "--tls-authz is not permitted without --tls-creds",
+        (Some(_), Some(_), _) if !cli.list => "TLS hostname is only supported with export list",
+        (Some(_), _, Some(_)) if cli.list => "TLS authorization is incompatible with export list",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(text))
+}
+
 /// What is asked for and not built into this program.
 fn refuse_unavailable(cli: &Cli) -> Result<()> {
-    if let Some(id) = &cli.tls_creds {
-        let text = format!("Failed to get TLS creds: No TLS credentials with id '{id}'");
-        return Err(Error::invalid(text).with_hint("This build has no TLS."));
-    }
-    if cli.tls_hostname.is_some() {
-        return Err(Error::invalid("--tls-hostname is not permitted without --tls-creds"));
-    }
-    if cli.tls_authz.is_some() {
-        return Err(Error::invalid("--tls-authz is not permitted without --tls-creds"));
-    }
     if cli.selinux_label.is_some() {
         return Err(Error::unsupported("SELinux support not enabled in this binary"));
     }
@@ -228,7 +247,11 @@ fn list(cli: &Cli) -> Result<Job> {
         Some(path) => Address::Unix(path.clone()),
         None => Address::inet(&cli.bind, &cli.port),
     };
-    Ok(Job::List(address))
+    Ok(Job::List(ListJob {
+        address,
+        tls_creds: cli.tls_creds.clone(),
+        tls_hostname: cli.tls_hostname.clone(),
+    }))
 }
 
 fn listen(cli: &Cli) -> Result<Listen> {

@@ -1,7 +1,7 @@
 //! Serving: listen, open the images, tell that we are ready, serve, and close in order.
 
 use crate::plan::{ExportJob, Listen, ServeJob};
-use block::channel::{Listener, activated};
+use block::channel::{Listener, ServerTls, activated};
 use block::graph::{self, Env, Source};
 use block::nbd::server::{Export, Exports, MetaContext, Server, ServerOptions};
 use block::tool::Out;
@@ -29,6 +29,8 @@ pub(crate) fn run(job: &ServeJob, objects: &Registry, out: &Out, daemon: Option<
     // Before any thread exists, so that all of them leave these signals to the descriptor.
     let interrupt = ending_signals()?;
     raise_descriptor_limit();
+    let tls = job.tls_creds.as_deref().map(|id| ServerTls::find(objects, id, job.tls_authz.as_deref()));
+    let tls = tls.transpose().context(|| "Failed to get TLS creds")?;
     let listeners = listeners(&job.address)?;
     let env = Env { drivers: formats::DRIVERS, objects };
     let shared = job.max_clients != Some(1);
@@ -36,6 +38,7 @@ pub(crate) fn run(job: &ServeJob, objects: &Registry, out: &Out, daemon: Option<
     let exports: Vec<Arc<Export>> = exports.collect::<Result<_>>()?;
     let images: Vec<Image> = exports.iter().map(|export| export.image.clone()).collect();
     let options = ServerOptions {
+        tls,
         max_clients: job.max_clients,
         persistent: job.persistent,
         handshake_limit: job.handshake_limit,

@@ -11,6 +11,7 @@ mod error;
 pub mod objects;
 pub mod options;
 mod process;
+pub mod tls;
 
 pub use bytes::SecretBytes;
 pub use error::{Context, Error, Kind, Result, strerror};

@@ -58,6 +58,14 @@ impl Address {
         Address::Inet { host: host.into(), port: port.into(), families: Families::default() }
     }
 
+    /// The host of an Internet address: what a certificate is expected to name.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Address::Inet { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+
     /// Connects; a name with several addresses is tried address by address.
     ///
     /// # Errors

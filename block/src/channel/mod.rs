@@ -1,16 +1,18 @@
 //! Connections to another process, whatever carries them.
 //!
 //! A [`Transport`] moves bytes both ways; [`Socket`] is one over TCP, Unix sockets, vsock or an inherited descriptor, and a
-//! layer such as TLS is one on top of another. Whoever holds a transport never knows which it is. What the bytes mean is
+//! layer such as [`TlsTransport`] is one on top of another. Whoever holds a transport never knows which it is. What the bytes mean is
 //! not known here.
 
 mod address;
 mod listen;
 mod socket;
+pub(crate) mod tls;
 
 pub use address::{Address, Families};
 pub use listen::{Accepted, Listener, activated};
 pub use socket::Socket;
+pub use tls::{ClientTls, Handshake, ServerTls, TlsTransport};
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -16,12 +16,14 @@ mod unavailable;
 
 use crate::options::de::{self, Dialect};
 use crate::options::{Options, json, keyval};
+use crate::tls::{Authorization, TlsCredentials};
 use crate::{Error, Kind, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::any::Any;
 use std::ffi::OsStr;
 use std::fmt;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 pub use secret::{Secret, Source};
@@ -44,6 +46,16 @@ pub struct ObjectType {
 pub trait Object: Any + fmt::Debug + Send + Sync {
     /// The secret it holds, for the types that are secrets.
     fn as_secret(&self) -> Option<&Secret> {
+        None
+    }
+
+    /// The TLS credentials it is, for the types that are some.
+    fn as_tls_credentials(&self) -> Option<Arc<dyn TlsCredentials>> {
+        None
+    }
+
+    /// The authorisation it is, for the types that are one.
+    fn as_authorization(&self) -> Option<Arc<dyn Authorization>> {
         None
     }
 }

@@ -6,9 +6,10 @@ use super::super::wire::{
     BASE_ALLOCATION, Fields, HandshakeFlags, Headers, INIT_MAGIC, MAX_STRING, OLDSTYLE_MAGIC, OPTION_MAGIC,
     OPTION_REPLY_MAGIC, TransmissionFlags, info, option, reply,
 };
-use crate::channel::{Transport, read_exact, write_all};
+use crate::channel::{ClientTls, Transport, read_exact, write_all};
 use crate::{Context, Error, IoVec, IoVecMut, Kind, Result};
 use std::io;
+use std::sync::Arc;
 
 /// The longest reply to an option, in bytes: an export's name and description, with room.
 const MAX_REPLY: u32 = 4 * MAX_STRING as u32;
@@ -65,28 +66,33 @@ enum Style {
     New { fixed: bool, no_zeroes: bool },
 }
 
-/// Gets to the transmission phase.
+/// Gets to the transmission phase, over TLS when `tls` is given: the transport to go on with is the second result.
 ///
 /// # Errors
-/// The connection breaks, the server breaks the protocol, or it refuses.
-pub fn negotiate(transport: &dyn Transport, wanted: &Wanted) -> Result<ExportInfo> {
+/// The connection breaks, the server breaks the protocol, is not who it should be, or refuses.
+pub fn negotiate(
+    transport: Arc<dyn Transport>,
+    wanted: &Wanted,
+    tls: Option<&ClientTls>,
+) -> Result<(ExportInfo, Arc<dyn Transport>)> {
     let mut talk = Talk { transport };
-    match talk.start()? {
+    let export = match talk.start(tls)? {
         Style::Old => talk.oldstyle(&wanted.export),
         Style::New { fixed: false, no_zeroes } => {
             talk.export_name(ExportInfo::new(&wanted.export, Headers::Simple), no_zeroes)
         }
         Style::New { fixed: true, no_zeroes } => talk.fixed(wanted, no_zeroes),
-    }
+    }?;
+    Ok((export, talk.transport))
 }
 
 /// All a server tells about its exports; the connection is of no use afterwards.
 ///
 /// # Errors
 /// As for [`negotiate`].
-pub fn list(transport: &dyn Transport) -> Result<Vec<ExportInfo>> {
+pub fn list(transport: Arc<dyn Transport>, tls: Option<&ClientTls>) -> Result<Vec<ExportInfo>> {
     let mut talk = Talk { transport };
-    match talk.start()? {
+    match talk.start(tls)? {
         Style::Old => Ok(vec![talk.oldstyle("")?]),
         Style::New { fixed: false, .. } => {
             let text = "Did not receive FIXED_NEWSTYLE; this server cannot list its exports";
@@ -101,8 +107,8 @@ pub fn list(transport: &dyn Transport) -> Result<Vec<ExportInfo>> {
     }
 }
 
-struct Talk<'a> {
-    transport: &'a dyn Transport,
+struct Talk {
+    transport: Arc<dyn Transport>,
 }
 
 /// One reply to an option.
@@ -111,10 +117,10 @@ struct Reply {
     data: Vec<u8>,
 }
 
-impl Talk<'_> {
+impl Talk {
     fn read(&mut self, to: &mut [u8], what: &str) -> Result<()> {
         let done =
-            read_exact(self.transport, &mut IoVecMut::from(to), || Err(io::ErrorKind::TimedOut.into()));
+            read_exact(&*self.transport, &mut IoVecMut::from(to), || Err(io::ErrorKind::TimedOut.into()));
         done.map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => {
                 Error::new(Kind::Io, "Unexpected end-of-file before all data were read")
@@ -132,10 +138,21 @@ impl Talk<'_> {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let stalled = || Err(io::ErrorKind::TimedOut.into());
-        write_all(self.transport, &IoVec::from(bytes), stalled).context(|| "Failed to send option")
+        write_all(&*self.transport, &IoVec::from(bytes), stalled).context(|| "Failed to send option")
     }
 
-    fn start(&mut self) -> Result<Style> {
+    /// Up to where options begin, secured if that is wanted.
+    fn start(&mut self, tls: Option<&ClientTls>) -> Result<Style> {
+        let style = self.greet()?;
+        match (tls, style) {
+            (None, _) => {}
+            (Some(tls), Style::New { fixed: true, .. }) => self.start_tls(tls)?,
+            (Some(_), _) => return Err(Error::invalid("Server does not support STARTTLS")),
+        }
+        Ok(style)
+    }
+
+    fn greet(&mut self) -> Result<Style> {
         if u64::from_be_bytes(self.array("initial magic")?) != INIT_MAGIC {
             return Err(Error::invalid("Bad initial magic received"));
         }
@@ -152,6 +169,21 @@ impl Talk<'_> {
             }
             other => Err(Error::invalid(format!("Bad server magic received: 0x{other:x}"))),
         }
+    }
+
+    /// Everything before was read to the byte and nothing of it is kept, so nothing injected before TLS counts.
+    fn start_tls(&mut self, tls: &ClientTls) -> Result<()> {
+        let reply = self.ask(option::STARTTLS, &[])?;
+        match reply.kind {
+            reply::ACK if reply.data.is_empty() => {}
+            reply::ACK => return Err(Error::invalid("Start TLS response was not zero")),
+            kind if kind & (1 << 31) != 0 => return Err(refused(option::STARTTLS, &reply)),
+            kind => {
+                return Err(Error::invalid(format!("Server rejected request to start TLS {kind:#x}")));
+            }
+        }
+        self.transport = Arc::new(tls.connect(Arc::clone(&self.transport))?);
+        Ok(())
     }
 
     fn oldstyle(&mut self, name: &str) -> Result<ExportInfo> {
@@ -191,7 +223,6 @@ impl Talk<'_> {
             let reply = self.ask(option, &[])?;
             match reply.kind {
                 reply::ACK => return Ok(headers),
-                reply::ERR_TLS_REQD | reply::ERR_POLICY => return Err(refused(option, &reply)),
                 kind if kind & (1 << 31) != 0 => {}
                 _ => return Err(unexpected(option, &reply)),
             }

@@ -16,3 +16,6 @@ mod status;
 pub use export::{Export, Exports, MetaContext};
 pub use negotiation::{Negotiation, Session, Step, Tls};
 pub use serve::{Server, ServerOptions};
+
+#[cfg(test)]
+mod tests;

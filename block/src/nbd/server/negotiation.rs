@@ -234,10 +234,12 @@ impl Negotiation {
             }
             option::STARTTLS => Some(Done::End(Some("option 5 (starttls) should have zero length".into()))),
             option::ABORT => self.abort(),
-            option::EXPORT_NAME => Some(Done::End(Some("Option 1 not permitted before TLS".into()))),
-            other => {
-                self.refuse(other, reply::ERR_TLS_REQD, &format!("Option {other} not permitted before TLS"))
-            }
+            option::EXPORT_NAME => Some(Done::End(Some("Option 0x1 not permitted before TLS".into()))),
+            other => self.refuse(
+                other,
+                reply::ERR_TLS_REQD,
+                &format!("Option {other:#x} not permitted before TLS"),
+            ),
         }
     }
 

@@ -5,8 +5,8 @@ use super::Exports;
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
 use super::negotiation::{Negotiation, Session, Step, Tls};
-use crate::channel::{Accepted, Listener, Socket, Transport};
-use crate::{Error, Result};
+use crate::channel::{Accepted, Handshake, Listener, ServerTls, Socket, TlsTransport, Transport};
+use crate::{Error, Kind, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -30,8 +30,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How a server behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ServerOptions {
+    /// How connections are secured; nothing is told before, then. In clear when `None`.
+    pub tls: Option<ServerTls>,
     /// How many clients at a time; no limit when `None`.
     pub max_clients: Option<usize>,
     /// Stay when the last client has left.
@@ -88,7 +90,13 @@ impl Drop for Counted {
 
 /// A client that negotiates.
 struct Newcomer {
-    socket: Socket,
+    socket: Arc<Socket>,
+    /// What its bytes go through: the socket, or TLS over it.
+    transport: Arc<dyn Transport>,
+    secure: Option<Arc<TlsTransport>>,
+    tls: Option<ServerTls>,
+    /// It waits until it can send, else until it can receive.
+    sending: bool,
     negotiation: Negotiation,
     deadline: Option<Instant>,
     /// What is to happen once the output is sent.
@@ -98,6 +106,8 @@ struct Newcomer {
 
 enum Next {
     Receive,
+    StartTls,
+    Shake,
     Go(Session, Vec<u8>),
     End(Option<String>),
 }
@@ -179,6 +189,8 @@ impl Server {
         let room = self.options.max_clients.is_none_or(|max| count < max);
         let accepting = room && paused.is_none_or(|until| until <= Instant::now());
         let deadline = newcomers.iter().filter_map(|n| n.deadline).chain(*paused).min();
+        let buffered = newcomers.iter().any(Newcomer::has_buffered);
+        let deadline = if buffered { Some(Instant::now()) } else { deadline };
         let ready = self.wait(interrupt, newcomers, accepting, deadline)?;
         if ready[0] {
             return Ok(false);
@@ -235,9 +247,16 @@ impl Server {
         };
         socket.set_nonblocking(true)?;
         self.clients.count.fetch_add(1, Ordering::AcqRel);
+        let socket = Arc::new(socket);
+        let tls = self.options.tls.clone();
+        let wanted = if tls.is_some() { Tls::Required } else { Tls::None };
         newcomers.push(Newcomer {
+            transport: Arc::clone(&socket) as _,
             socket,
-            negotiation: Negotiation::new(Arc::clone(&self.exports), Tls::None),
+            secure: None,
+            tls,
+            sending: true,
+            negotiation: Negotiation::new(Arc::clone(&self.exports), wanted),
             deadline: self.options.handshake_limit.map(|limit| Instant::now() + limit),
             next: Next::Receive,
             counted: Counted { clients: Arc::clone(&self.clients), negotiated: false },
@@ -252,7 +271,8 @@ impl Server {
             if newcomer.deadline.is_some_and(|at| at <= now) {
                 continue;
             }
-            match if *ready { self.serve_newcomer(newcomer) } else { Ok(newcomer) } {
+            match if *ready || newcomer.has_buffered() { self.serve_newcomer(newcomer) } else { Ok(newcomer) }
+            {
                 Ok(newcomer) => staying.push(newcomer),
                 Err(Some(why)) => (self.log)(&format!("option negotiation failed: {why}")),
                 Err(None) => {}
@@ -263,40 +283,34 @@ impl Server {
 
     /// Goes on with a newcomer; the error is why it is one no longer, where that is to be told.
     fn serve_newcomer(&self, mut newcomer: Newcomer) -> Result<Newcomer, Option<String>> {
-        let outcome = newcomer.go_on();
-        match outcome {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && newcomer.is_untouched() => {
-                return Err(None);
-            }
-            Err(e) => return Err(Some(Error::from(e).to_string())),
-        }
-        if !newcomer.negotiation.output.is_empty() {
-            return Ok(newcomer);
+        match newcomer.go_on() {
+            Ok(true) => {}
+            Ok(false) => return Ok(newcomer),
+            Err(_) if newcomer.is_untouched() => return Err(None),
+            Err(e) => return Err(Some(e.to_string())),
         }
         match std::mem::replace(&mut newcomer.next, Next::Receive) {
-            Next::Receive => Ok(newcomer),
             Next::End(why) => Err(why),
             Next::Go(session, early) => {
                 self.start(newcomer, session, early).map_err(|e| Some(e.to_string()))?;
                 Err(None)
             }
+            Next::Receive | Next::StartTls | Next::Shake => Ok(newcomer),
         }
     }
 
     fn start(&self, newcomer: Newcomer, session: Session, early: Vec<u8>) -> Result<()> {
-        let Newcomer { socket, mut counted, .. } = newcomer;
+        let Newcomer { socket, transport, mut counted, .. } = newcomer;
         counted.negotiated = true;
         socket.set_nonblocking(false)?;
         socket.set_time_limit(STALL)?;
         socket.set_keep_alive();
-        let socket = Arc::new(socket);
         {
             let mut sockets = self.clients.sockets.lock().unwrap_or_else(PoisonError::into_inner);
             sockets.retain(|s| s.strong_count() > 0);
             sockets.push(Arc::downgrade(&socket));
         }
-        Ok(Connection::start(session, early, socket, Arc::clone(&self.shared), Box::new(counted))?)
+        Ok(Connection::start(session, early, transport, Arc::clone(&self.shared), Box::new(counted))?)
     }
 
     /// Lets requests in flight end, and cuts off who does not take the answers.
@@ -320,7 +334,7 @@ impl Server {
 
 impl Newcomer {
     fn interest(&self) -> PollFlags {
-        if self.negotiation.output.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT }
+        if self.sending { PollFlags::POLLOUT } else { PollFlags::POLLIN }
     }
 
     /// Nothing was received from it.
@@ -328,39 +342,82 @@ impl Newcomer {
         self.negotiation.is_untouched()
     }
 
-    /// Sends or receives what can be without waiting.
-    fn go_on(&mut self) -> io::Result<()> {
-        if self.negotiation.output.is_empty() {
-            let mut buffer = [0; 4096];
-            let n = match self.socket.read(&mut [IoSliceMut::new(&mut buffer)]) {
-                Ok(0) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "Unexpected end-of-file before all data were read",
-                    ));
-                }
-                Ok(n) => n,
-                Err(e) if is_nothing(&e) => return Ok(()),
-                Err(e) => return Err(e),
-            };
-            self.step(&buffer[..n]);
+    /// There is something to do without waiting for the socket.
+    fn has_buffered(&self) -> bool {
+        !self.sending && self.secure.as_ref().is_some_and(|tls| tls.has_buffered())
+    }
+
+    /// Sends or receives what can be without waiting; `true` when it negotiates no longer.
+    fn go_on(&mut self) -> Result<bool> {
+        if self.sending {
+            self.send()?;
+        } else if matches!(self.next, Next::Shake) {
+            self.shake()?;
+        } else {
+            self.receive()?;
+        }
+        Ok(!self.sending && matches!(self.next, Next::Go(..) | Next::End(_)))
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        match self.transport.read(&mut [IoSliceMut::new(&mut buffer)]) {
+            Ok(0) => {
+                let text = "Failed to read opts magic: Unexpected end-of-file before all data were read";
+                Err(Error::new(Kind::Io, text))
+            }
+            Ok(n) => {
+                self.step(&buffer[..n]);
+                self.send()
+            }
+            Err(e) if is_nothing(&e) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Sends what there is to say, and what that allows to be said next.
+    fn send(&mut self) -> Result<()> {
+        self.sending = true;
+        if matches!(self.next, Next::Shake) {
+            return self.shake();
         }
         while !self.negotiation.output.is_empty() {
-            match self.socket.write(&[IoSlice::new(&self.negotiation.output)]) {
+            match self.transport.write(&[IoSlice::new(&self.negotiation.output)]) {
                 Ok(n) => drop(self.negotiation.output.drain(..n)),
                 Err(e) if is_nothing(&e) => return Ok(()),
                 // Whoever asked and went is not waiting for the answer.
-                Err(e) => return if matches!(self.next, Next::End(_)) { self.give_up() } else { Err(e) },
+                Err(_) if matches!(self.next, Next::End(_)) => break,
+                Err(e) => return Err(e.into()),
             }
             if self.negotiation.output.is_empty() && matches!(self.next, Next::Receive) {
                 self.step(&[]);
             }
         }
+        self.sending = false;
+        if matches!(self.next, Next::StartTls) { self.start_tls() } else { Ok(()) }
+    }
+
+    fn start_tls(&mut self) -> Result<()> {
+        let Some(tls) = &self.tls else { return Err(Error::invalid("TLS not configured")) };
+        let secure = Arc::new(tls.over(Arc::clone(&self.transport))?);
+        self.secure = Some(Arc::clone(&secure));
+        self.transport = secure;
+        self.next = Next::Shake;
         Ok(())
     }
 
-    fn give_up(&mut self) -> io::Result<()> {
-        self.negotiation.output.clear();
+    fn shake(&mut self) -> Result<()> {
+        let (Some(secure), Some(tls)) = (&self.secure, &self.tls) else { return Ok(()) };
+        match secure.handshake()? {
+            Handshake::WantsRead => self.sending = false,
+            Handshake::WantsWrite => self.sending = true,
+            Handshake::Done => {
+                tls.authorize(secure)?;
+                self.sending = false;
+                self.next = Next::Receive;
+                self.negotiation.secured();
+            }
+        }
         Ok(())
     }
 
@@ -369,7 +426,7 @@ impl Newcomer {
             Step::Continue => Next::Receive,
             Step::Go(session, early) => Next::Go(session, early),
             Step::End(why) => Next::End(why),
-            Step::StartTls => Next::End(Some("TLS not configured".into())),
+            Step::StartTls => Next::StartTls,
         };
     }
 }

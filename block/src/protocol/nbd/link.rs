@@ -4,7 +4,7 @@
 //! for that long. Every request names its range, so doing it twice is doing it once. What a new server cannot know is
 //! what the dead one had acknowledged and not flushed: the first flush afterwards fails.
 
-use crate::channel::{Address, Transport};
+use crate::channel::{Address, ClientTls, Transport};
 use crate::nbd::client::{Connection, ExportInfo, Failure, Wanted, negotiate};
 use crate::nbd::wire::TransmissionFlags;
 use crate::{Error, Result};
@@ -39,6 +39,7 @@ pub(super) struct LinkOptions {
 #[derive(Debug)]
 pub(super) struct Link {
     address: Address,
+    tls: Option<ClientTls>,
     wanted: Wanted,
     options: LinkOptions,
     info: ExportInfo,
@@ -53,9 +54,14 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects and negotiates.
-    pub(super) fn open(address: Address, wanted: Wanted, options: LinkOptions) -> Result<Self> {
+    pub(super) fn open(
+        address: Address,
+        tls: Option<ClientTls>,
+        wanted: Wanted,
+        options: LinkOptions,
+    ) -> Result<Self> {
         let deadline = Instant::now() + options.open_timeout;
-        let first = until(deadline, || connect(&address, &wanted))?;
+        let first = until(deadline, || connect(&address, tls.as_ref(), &wanted))?;
         let info = first.info.clone();
         let several = info.flags.contains(TransmissionFlags::CAN_MULTI_CONN);
         let count = if several { options.connections } else { 1 };
@@ -63,6 +69,7 @@ impl Link {
         lanes.insert(0, Mutex::new(Some(Arc::new(first))));
         Ok(Link {
             address,
+            tls,
             wanted,
             options,
             info,
@@ -118,7 +125,7 @@ impl Link {
     }
 
     fn reconnect(&self) -> Result<Connection> {
-        let fresh = connect(&self.address, &self.wanted)?;
+        let fresh = connect(&self.address, self.tls.as_ref(), &self.wanted)?;
         let (old, new) = (&self.info, &fresh.info);
         if new.size != old.size || !new.flags.contains(old.flags) || new.contexts != old.contexts {
             return Err(Error::invalid("The server's export is no longer what it was"));
@@ -172,11 +179,13 @@ fn until<T>(deadline: Instant, mut attempt: impl FnMut() -> Result<T>) -> Result
     }
 }
 
-fn connect(address: &Address, wanted: &Wanted) -> Result<Connection> {
-    let socket = address.connect()?;
+fn connect(address: &Address, tls: Option<&ClientTls>, wanted: &Wanted) -> Result<Connection> {
+    let socket = Arc::new(address.connect()?);
     socket.set_time_limit(NEGOTIATION_LIMIT)?;
     socket.set_keep_alive();
-    let info = negotiate(&socket, wanted).inspect_err(|_| socket.shutdown(Shutdown::Both))?;
+    let lowest: Arc<dyn Transport> = Arc::clone(&socket) as _;
+    let (info, transport) =
+        negotiate(lowest, wanted, tls).inspect_err(|_| socket.shutdown(Shutdown::Both))?;
     socket.set_time_limit(NO_LIMIT)?;
-    Ok(Connection::new(Arc::new(socket), info))
+    Ok(Connection::new(transport, info))
 }

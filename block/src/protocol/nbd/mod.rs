@@ -3,12 +3,13 @@
 mod driver;
 mod link;
 
-use crate::channel::{Address, Families};
+use crate::channel::{Address, ClientTls, Families};
 use crate::graph::{DriverKind, DriverRow, OpenCtx};
 use crate::nbd::client::Wanted;
 use crate::nbd::wire::{BASE_ALLOCATION, DEFAULT_PORT, MAX_STRING};
 use crate::{Driver, Error, Options, Result};
 use link::{Link, LinkOptions};
+use secret::tls::Endpoint;
 use serde::Deserialize;
 use serde_json::Value;
 use std::time::Duration;
@@ -36,8 +37,7 @@ struct NbdOptions {
     #[serde(default)]
     export: String,
     tls_creds: Option<String>,
-    #[serde(rename = "tls-hostname")]
-    _tls_hostname: Option<String>,
+    tls_hostname: Option<String>,
     x_dirty_bitmap: Option<String>,
     #[serde(default)]
     reconnect_delay: u32,
@@ -101,11 +101,6 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     if options.export.len() > MAX_STRING {
         return Err(Error::invalid("export name too long to send to server"));
     }
-    if let Some(id) = &options.tls_creds {
-        return Err(
-            Error::invalid(format!("No TLS credentials with id '{id}'")).with_hint("This build has no TLS.")
-        );
-    }
     let context = options.x_dirty_bitmap.clone().unwrap_or_else(|| BASE_ALLOCATION.to_owned());
     let bitmap = options.x_dirty_bitmap.is_some();
     let wanted = Wanted { export: options.export.clone(), context: Some(context) };
@@ -116,8 +111,22 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         reconnect_unsafe: options.reconnect_unsafe,
         connections,
     };
-    let link = Link::open(address(options)?, wanted, link_options)?;
+    let (creds, hostname) = (options.tls_creds.clone(), options.tls_hostname.clone());
+    let address = address(options)?;
+    let tls = creds.map(|id| client_tls(ctx.env.objects, &id, hostname, &address)).transpose()?;
+    let link = Link::open(address, tls, wanted, link_options)?;
     driver::open(link, bitmap, ctx.flags.writable)
+}
+
+/// The name to look for is the one given, else the host connected to; other sockets have none.
+fn client_tls(
+    objects: &secret::Registry,
+    id: &str,
+    hostname: Option<String>,
+    address: &Address,
+) -> Result<ClientTls> {
+    let credentials = objects.tls_credentials(id, Endpoint::Client)?;
+    Ok(ClientTls { credentials, hostname: hostname.or_else(|| address.host().map(str::to_owned)) })
 }
 
 fn address(options: NbdOptions) -> Result<Address> {
