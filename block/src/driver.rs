@@ -346,6 +346,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The snapshots inside the image, in formats that have them.
+    fn snapshots(&self) -> Option<&dyn crate::snapshot::Snapshots> {
+        None
+    }
+
+    /// The dirty bitmaps kept in the image, in formats that have them.
+    fn bitmaps(&self) -> Option<&dyn crate::bitmap::Bitmaps> {
+        None
+    }
+
     /// What `info` prints.
     fn info(&self) -> FormatInfo {
         FormatInfo::default()

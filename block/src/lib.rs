@@ -10,6 +10,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("images are larger than a 32-bit address space");
 
+pub mod bitmap;
 pub mod buffer;
 pub mod channel;
 pub mod check;
@@ -24,6 +25,7 @@ mod iovec;
 pub mod nbd;
 mod node;
 pub mod protocol;
+pub mod snapshot;
 mod sys;
 pub mod tool;
 

@@ -4,6 +4,8 @@
 //! back where needed), splits long ones, keeps overlapping ones apart, and emulates what a driver does not have. Bounds
 //! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`].
 
+mod capability;
+
 use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};
 use crate::graph::Opened;

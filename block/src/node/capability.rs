@@ -1,0 +1,114 @@
+//! What some formats have beyond bytes: snapshots and dirty bitmaps, reached through filters.
+
+use super::Node;
+use crate::bitmap::{Bitmaps, DirtyBitmap};
+use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
+use crate::{Error, Kind, Quiesced, Result};
+use std::sync::Arc;
+
+impl Node {
+    /// The snapshots inside the image, oldest first; `None` in formats without.
+    pub fn snapshots(&self) -> Option<Vec<Snapshot>> {
+        self.state().driver.snapshots().map(Snapshots::list)
+    }
+
+    /// Keeps the contents as they are now, with nothing else in flight.
+    ///
+    /// # Errors
+    /// `ENOTSUP` in formats without snapshots, or the driver's.
+    pub fn create_snapshot(&self, new: &NewSnapshot) -> Result<()> {
+        self.with_snapshots(|snapshots, q| snapshots.create(q, new))
+    }
+
+    /// Makes the contents those of the snapshot with that id.
+    ///
+    /// # Errors
+    /// As for [`Node::create_snapshot`].
+    pub fn apply_snapshot(&self, id: &str) -> Result<()> {
+        self.with_snapshots(|snapshots, q| snapshots.apply(q, id))
+    }
+
+    /// Forgets the snapshot with that id.
+    ///
+    /// # Errors
+    /// As for [`Node::create_snapshot`].
+    pub fn delete_snapshot(&self, id: &str) -> Result<()> {
+        self.with_snapshots(|snapshots, q| snapshots.delete(q, id))
+    }
+
+    /// Shows the contents of a snapshot in an image opened read-only, until it is closed: what `convert -l` copies and a
+    /// server exports.
+    ///
+    /// # Errors
+    /// A format without snapshots, no such snapshot, or the driver's.
+    pub fn load_snapshot(&self, name: &SnapshotName) -> Result<()> {
+        let Some(all) = self.snapshots() else {
+            return Err(Error::unsupported(format!(
+                "Block format '{}' used by device '' does not support temporarily loading internal snapshots",
+                self.name.driver
+            )));
+        };
+        let found = name.find(&all).ok_or_else(|| Error::new(Kind::NotFound, "Can't find snapshot"))?;
+        self.with_snapshots(|snapshots, q| snapshots.load(q, &found.id))
+    }
+
+    /// The id of the snapshot meant.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn snapshot_id(&self, name: &SnapshotName) -> Result<String> {
+        let all = self.snapshots().unwrap_or_default();
+        name.find(&all).map(|s| s.id.clone()).ok_or_else(not_found)
+    }
+
+    fn with_snapshots<T>(&self, f: impl FnOnce(&dyn Snapshots, &Quiesced<'_>) -> Result<T>) -> Result<T> {
+        let state = self.state();
+        let snapshots = state.driver.snapshots().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        f(snapshots, &self.drain())
+    }
+
+    /// The dirty bitmaps kept in the image; none in formats without.
+    pub fn bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        self.state().driver.bitmaps().map(Bitmaps::list).unwrap_or_default()
+    }
+
+    /// Whether the format can keep dirty bitmaps.
+    pub fn has_bitmaps(&self) -> bool {
+        self.state().driver.bitmaps().is_some()
+    }
+
+    /// Makes an empty bitmap that is kept in the image; the granularity is in bytes.
+    ///
+    /// # Errors
+    /// A format that keeps none, or the driver's.
+    pub fn add_bitmap(&self, name: &str, granularity: Option<u64>) -> Result<Arc<DirtyBitmap>> {
+        self.with_bitmaps(|bitmaps, q| bitmaps.add(q, name, granularity))
+    }
+
+    /// Removes a bitmap from the image.
+    ///
+    /// # Errors
+    /// No such bitmap, or the driver's.
+    pub fn remove_bitmap(&self, name: &str) -> Result<()> {
+        self.bitmap(name)?;
+        self.with_bitmaps(|bitmaps, q| bitmaps.remove(q, name))
+    }
+
+    /// The bitmap of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn bitmap(&self, name: &str) -> Result<Arc<DirtyBitmap>> {
+        let found = self.bitmaps().into_iter().find(|bitmap| bitmap.name() == name);
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("Dirty bitmap '{name}' not found")))
+    }
+
+    fn with_bitmaps<T>(&self, f: impl FnOnce(&dyn Bitmaps, &Quiesced<'_>) -> Result<T>) -> Result<T> {
+        let state = self.state();
+        let bitmaps = state.driver.bitmaps().ok_or_else(|| {
+            let text = format!("Can't store persistent bitmaps to {}", self.name.node);
+            Error::from_errno(nix::libc::ENOTSUP).context(text)
+        })?;
+        f(bitmaps, &self.drain())
+    }
+}
