@@ -336,6 +336,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The way to changes of the format's own options, for formats that can be changed in place.
+    fn amend(&self) -> Option<&dyn crate::amend::Amend> {
+        None
+    }
+
     /// The points at which it stops requests, in drivers made for that.
     fn breakpoints(&self) -> Option<&dyn Breakpoints> {
         None

@@ -10,6 +10,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("images are larger than a 32-bit address space");
 
+pub mod amend;
 pub mod bitmap;
 pub mod buffer;
 pub mod channel;

@@ -99,6 +99,12 @@ impl CreateOptions {
         CreateOptions { table, format, values: Options::new() }
     }
 
+    /// No values yet, for a change of an image that exists.
+    pub fn amending(row: &DriverRow) -> Self {
+        let format = row.amend.iter().map(|o| o.name).collect();
+        CreateOptions { table: row.amend.to_vec(), format, values: Options::new() }
+    }
+
     /// The options there are, in declaration order.
     pub fn table(&self) -> &[CreateOption] {
         &self.table

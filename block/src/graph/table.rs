@@ -1,6 +1,6 @@
 //! The driver table: one static row per driver, from which opening, creating and all help texts are generated.
 
-use super::{CreateRow, OpenCtx};
+use super::{CreateOption, CreateRow, OpenCtx};
 use crate::{Driver, Options, Result};
 
 /// Where a driver stands in the graph.
@@ -46,6 +46,8 @@ pub struct DriverRow {
     pub compresses: bool,
     /// How it is created, for drivers that can.
     pub create: Option<&'static CreateRow>,
+    /// The options that can be changed in an image that exists; none in drivers without [`Driver::amend`].
+    pub amend: &'static [CreateOption],
 }
 
 impl DriverRow {
@@ -67,6 +69,7 @@ impl DriverRow {
             open,
             compresses: false,
             create: None,
+            amend: &[],
         }
     }
 }

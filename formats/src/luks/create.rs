@@ -1,7 +1,7 @@
 //! Creating LUKS1 images, and the space they take.
 
-use super::header::{DIGEST_BYTES, Digest, Header, Layout, Pbkdf2, SALT_BYTES, SLOTS, Sectors, Slot};
-use super::keyslot::{self, VolumeKey};
+use super::header::{DIGEST_BYTES, Digest, Header, Layout, Pbkdf2, SLOTS, Sectors, Slot};
+use super::keyslot::VolumeKey;
 use super::options::{self, NewImage};
 use super::secret as passphrase;
 use crate::crypto::kdf::{MIN_ITERATIONS, Rate};
@@ -25,8 +25,8 @@ fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
     let passphrase = secret.as_utf8()?.as_bytes();
     let key = VolumeKey::generate(new.cipher.key_bytes())?;
     let header = header(&new, layout, &cost, &key)?;
-    for (_, pbkdf2, material) in header.active() {
-        file.write_all(material.bytes(), &keyslot::seal(&header, &pbkdf2, passphrase, &key)?)?;
+    for slot in header.key_slots() {
+        file.write_all(slot.at, &slot.seal(&key, passphrase)?)?;
     }
     // Last, so that what looks like an image is one.
     file.write_all(0, &header.to_bytes())?;
@@ -89,10 +89,10 @@ fn create_file(ctx: &mut CreateCtx<'_>, options: &CreateOptions, size: u64, layo
 }
 
 fn header(new: &NewImage, layout: Layout, cost: &Cost, key: &VolumeKey) -> Result<Header> {
-    let digest = Digest::of(key, new.hash, pbkdf2(cost.digest)?);
+    let digest = Digest::of(key, new.hash, Pbkdf2::new(cost.digest)?);
     let mut slots: [Slot; SLOTS] =
         std::array::from_fn(|index| Slot { pbkdf2: None, material: layout.material(index) });
-    slots[0].pbkdf2 = Some(pbkdf2(cost.slot)?);
+    slots[0].pbkdf2 = Some(Pbkdf2::new(cost.slot)?);
     let mut uuid = [0; 16];
     super::random(&mut uuid)?;
     Ok(Header {
@@ -103,12 +103,6 @@ fn header(new: &NewImage, layout: Layout, cost: &Cost, key: &VolumeKey) -> Resul
         uuid: Builder::from_random_bytes(uuid).into_uuid().to_string(),
         slots,
     })
-}
-
-fn pbkdf2(iterations: NonZeroU32) -> Result<Pbkdf2> {
-    let mut salt = [0; SALT_BYTES];
-    super::random(&mut salt)?;
-    Ok(Pbkdf2 { iterations, salt })
 }
 
 fn measure(options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {

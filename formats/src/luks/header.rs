@@ -99,7 +99,7 @@ impl Sectors {
 
 /// Where the payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Placement {
+pub(crate) enum Placement {
     /// Behind the header, in the same file.
     Attached,
     /// In a file of its own.
@@ -131,7 +131,7 @@ pub(super) struct Slot {
 
 /// A valid header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub(super) cipher: CipherSpec,
     /// For key derivation and the anti-forensic splitter.
     pub(super) hash: HashAlg,
@@ -209,6 +209,23 @@ impl Header {
         let slots = self.slots.iter().enumerate();
         slots.filter_map(|(index, slot)| Some((index, slot.pbkdf2?, slot.material)))
     }
+}
+
+/// Sets the fields of one slot that change in its life, in the bytes of a header; `None` is for a slot that is free.
+pub(super) fn put_slot(bytes: &mut [u8; BYTES], number: usize, pbkdf2: Option<&Pbkdf2>) {
+    let field = |offset| offset_of!(Disk, slots) + number * size_of::<DiskSlot>() + offset;
+    let iterations = pbkdf2.map_or(0, |p| p.iterations.get());
+    let salt = pbkdf2.map_or([0; SALT_BYTES], |p| p.salt);
+    bytes[field(offset_of!(DiskSlot, iterations))..][..4].copy_from_slice(&iterations.to_be_bytes());
+    bytes[field(offset_of!(DiskSlot, salt))..][..SALT_BYTES].copy_from_slice(&salt);
+    set_active(bytes, number, pbkdf2.is_some());
+}
+
+/// Sets whether a slot is in use, in the bytes of a header.
+pub(super) fn set_active(bytes: &mut [u8; BYTES], number: usize, active: bool) {
+    let at = offset_of!(Disk, slots) + number * size_of::<DiskSlot>() + offset_of!(DiskSlot, state);
+    let state = if active { ACTIVE } else { DISABLED };
+    bytes[at..at + 4].copy_from_slice(&state.to_be_bytes());
 }
 
 impl Slot {

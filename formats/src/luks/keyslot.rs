@@ -1,23 +1,23 @@
 //! Key slots: from a passphrase to the volume key, and from a volume key to a slot's material.
 //!
 //! A slot's key is derived from the passphrase; it encrypts the volume key, which the anti-forensic splitter has spread
-//! over 4000 stripes. Lives here: that mechanism, and the search for the slot that a passphrase opens. Not here: where
-//! passphrases come from ([`secret`](super::secret)) and what the volume key is used for.
+//! over 4000 stripes. Lives here: that mechanism, which both versions of the format share, and the search for the slot
+//! that a passphrase opens. Not here: how headers describe slots, where passphrases come from
+//! ([`secret`](super::secret)) and what the volume key is used for.
 //!
 //! Invariant: keys, and material that is not encrypted, are in memory that is wiped ([`SecretBytes`]).
 
-use super::header::{Digest, Header, Pbkdf2, Sectors, material_sectors};
-use crate::crypto::kdf::{self, Rate};
+use super::area::Area;
+use super::derive::{Bounds, Derivation, Excess, Rates};
 use crate::crypto::{self, CipherSpec, HashAlg, SectorSize, af};
-use secret::{Result, SecretBytes};
+use secret::{Error, Kind, Result, SecretBytes};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
 /// The key that the payload is encrypted with.
 #[derive(Debug)]
-pub(super) struct VolumeKey(SecretBytes);
+pub(crate) struct VolumeKey(SecretBytes);
 
 impl VolumeKey {
     /// A new random key of `len` bytes.
@@ -31,22 +31,48 @@ impl VolumeKey {
     }
 
     /// The key's bytes.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Digest {
-    /// The digest by which `key` will be recognised.
-    pub(super) fn of(key: &VolumeKey, hash: HashAlg, pbkdf2: Pbkdf2) -> Self {
-        let mut digest = Digest { pbkdf2, value: Default::default() };
-        kdf::pbkdf2(hash, key.as_bytes(), &pbkdf2.salt, pbkdf2.iterations, &mut digest.value);
-        digest
+/// What tells the right volume key from a wrong one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Proof {
+    /// How the key becomes the value.
+    pub(super) derivation: Derivation,
+    /// What it must become.
+    pub(super) value: Vec<u8>,
+}
+
+impl Proof {
+    /// The proof by which `key` will be recognised.
+    ///
+    /// # Errors
+    /// The system has no memory.
+    pub(super) fn of(key: &VolumeKey, derivation: Derivation, bytes: usize) -> Result<Self> {
+        let value = derivation.key(key.as_bytes(), bytes)?.to_vec();
+        Ok(Proof { derivation, value })
+    }
+
+    /// Whether `key` is the right one.
+    ///
+    /// # Errors
+    /// The system has no memory.
+    pub(super) fn recognises(&self, key: &VolumeKey) -> Result<bool> {
+        self.recognises_unless(&AtomicBool::new(false), key)
+    }
+
+    /// Like [`Proof::recognises`], but `false` when `stop` is set meanwhile.
+    fn recognises_unless(&self, stop: &AtomicBool, key: &VolumeKey) -> Result<bool> {
+        let mut value = vec![0; self.value.len()];
+        let done = self.derivation.derive(stop, key.as_bytes(), &mut value)?;
+        Ok(done && value.ct_eq(&self.value).into())
     }
 }
 
 /// How the volume key is hidden in a slot's material.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wrapping {
     /// What the material is encrypted with; sectors are numbered from the material's first.
     pub(super) cipher: CipherSpec,
@@ -57,21 +83,21 @@ pub(super) struct Wrapping {
 }
 
 impl Wrapping {
-    fn of(header: &Header) -> Self {
-        Wrapping { cipher: header.cipher, hash: header.hash, key_bytes: header.cipher.key_bytes() }
+    /// Bytes of the material, whole sectors.
+    pub(super) fn material_bytes(&self) -> usize {
+        (self.key_bytes * af::STRIPES).next_multiple_of(SectorSize::B512.bytes())
     }
 
-    /// Bytes of the material, whole sectors.
-    fn material_bytes(&self) -> usize {
-        usize::try_from(material_sectors(self.key_bytes as u64) * block::SECTOR)
-            .expect("keys have at most 64 bytes")
+    /// Bytes of a slot's own key.
+    pub(super) fn slot_key_bytes(&self) -> usize {
+        self.cipher.key_bytes()
     }
 
     /// The material that hides `key` under the slot's key.
     ///
     /// # Errors
     /// The system has no random numbers or no memory.
-    fn seal(&self, key: &VolumeKey, slot_key: &[u8]) -> Result<SecretBytes> {
+    pub(super) fn seal(&self, key: &VolumeKey, slot_key: &[u8]) -> Result<SecretBytes> {
         let split = af::split(self.hash, key.as_bytes(), af::STRIPES, super::random)?;
         let mut material = SecretBytes::zeroed(self.material_bytes())?;
         material[..split.len()].copy_from_slice(&split);
@@ -83,7 +109,7 @@ impl Wrapping {
     ///
     /// # Errors
     /// The system has no memory.
-    fn unseal(&self, material: &mut SecretBytes, slot_key: &[u8]) -> Result<VolumeKey> {
+    pub(super) fn unseal(&self, material: &mut SecretBytes, slot_key: &[u8]) -> Result<VolumeKey> {
         crypto::new(&self.cipher, slot_key, SectorSize::B512)?.decrypt(0, material);
         let mut key = SecretBytes::zeroed(self.key_bytes)?;
         af::merge(self.hash, &material[..self.key_bytes * af::STRIPES], &mut key)?;
@@ -91,61 +117,130 @@ impl Wrapping {
     }
 }
 
-/// The material of a slot of `header` that `passphrase` opens.
-///
-/// # Errors
-/// The system has no random numbers or no memory.
-pub(super) fn seal(
-    header: &Header,
-    pbkdf2: &Pbkdf2,
-    passphrase: &[u8],
-    key: &VolumeKey,
-) -> Result<SecretBytes> {
-    let mut slot_key = SecretBytes::zeroed(header.cipher.key_bytes())?;
-    kdf::pbkdf2(header.hash, passphrase, &pbkdf2.salt, pbkdf2.iterations, &mut slot_key);
-    Wrapping::of(header).seal(key, &slot_key)
+/// A key slot in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeySlot {
+    /// Its number.
+    pub(super) number: usize,
+    /// How a passphrase becomes the slot's key.
+    pub(super) derivation: Derivation,
+    /// How that key hides the volume key.
+    pub(super) wrapping: Wrapping,
+    /// Where the material is, in bytes from the start of the header.
+    pub(super) at: u64,
+    /// By what the volume key is recognised.
+    pub(super) proof: Arc<Proof>,
 }
 
-/// Reads key material from the header's file.
-pub(super) type ReadMaterial<'a> = dyn Fn(Sectors, &mut [u8]) -> Result<()> + Sync + 'a;
+impl KeySlot {
+    fn slot_key(&self, passphrase: &[u8]) -> Result<SecretBytes> {
+        self.derivation.key(passphrase, self.wrapping.slot_key_bytes())
+    }
+
+    /// The material that hides `key` under `passphrase`.
+    ///
+    /// # Errors
+    /// The system has no random numbers or no memory.
+    pub(super) fn seal(&self, key: &VolumeKey, passphrase: &[u8]) -> Result<SecretBytes> {
+        self.wrapping.seal(key, &self.slot_key(passphrase)?)
+    }
+
+    /// Writes material that hides `key` under `passphrase`, makes it durable, and proves that it opens.
+    ///
+    /// # Errors
+    /// Those of the layer below, or what was read back is not what was written.
+    pub(super) fn store(&self, area: &Area, key: &VolumeKey, passphrase: &[u8]) -> Result<()> {
+        let slot_key = self.slot_key(passphrase)?;
+        area.write(self.at, &self.wrapping.seal(key, &slot_key)?)?;
+        area.flush()?;
+        let mut back = SecretBytes::zeroed(self.wrapping.material_bytes())?;
+        area.read(self.at, &mut back)?;
+        match self.wrapping.unseal(&mut back, &slot_key)?.as_bytes().ct_eq(key.as_bytes()).into() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Io,
+                format!("The key material of slot {} does not read back as it was written", self.number),
+            )),
+        }
+    }
+
+    /// Overwrites the material so that its passphrase is good for nothing, and makes that durable.
+    ///
+    /// # Errors
+    /// Those of the layer below.
+    pub(super) fn wipe(&self, area: &Area) -> Result<()> {
+        area.wipe(self.at, self.wrapping.material_bytes())
+    }
+
+    /// The volume key, if `passphrase` opens the slot.
+    ///
+    /// # Errors
+    /// Its material cannot be read, or there is no memory.
+    pub(super) fn open(&self, area: &Area, passphrase: &[u8]) -> Result<Option<VolumeKey>> {
+        let read = |at, to: &mut [u8]| area.read(at, to);
+        self.open_unless(&AtomicBool::new(false), &read, passphrase)
+    }
+
+    fn open_unless(
+        &self,
+        stop: &AtomicBool,
+        read: &ReadMaterial<'_>,
+        passphrase: &[u8],
+    ) -> Result<Option<VolumeKey>> {
+        let mut slot_key = SecretBytes::zeroed(self.wrapping.slot_key_bytes())?;
+        if !self.derivation.derive(stop, passphrase, &mut slot_key)? {
+            return Ok(None);
+        }
+        let mut material = SecretBytes::zeroed(self.wrapping.material_bytes())?;
+        read(self.at, &mut material)?;
+        let key = self.wrapping.unseal(&mut material, &slot_key)?;
+        Ok(self.proof.recognises_unless(stop, &key)?.then_some(key))
+    }
+}
+
+/// Reads key material: from so many bytes behind the start of the header.
+pub(super) type ReadMaterial<'a> = dyn Fn(u64, &mut [u8]) -> Result<()> + Sync + 'a;
 
 /// A slot that was not tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Skipped {
     /// Its number.
     pub(super) slot: usize,
-    /// How long its key derivation would take.
-    pub(super) estimate: Duration,
+    /// What it would cost.
+    pub(super) excess: Excess,
 }
 
-/// A slot to be tried.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    pbkdf2: Pbkdf2,
-    material: Sectors,
+/// The slot that a passphrase opened.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its number.
+    pub(crate) slot: usize,
+    /// What was in it.
+    pub(crate) key: VolumeKey,
 }
 
 /// The search for the slot that a passphrase opens.
 pub(super) struct Search<'a> {
-    header: &'a Header,
     read: &'a ReadMaterial<'a>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<KeySlot>,
     skipped: Vec<Skipped>,
-    limit: Duration,
+    bounds: Bounds,
 }
 
 impl<'a> Search<'a> {
-    /// A search in the slots of `header` that are in use, but for those that would take longer than `limit` each.
+    /// A search in `slots`, in this order, but for those that would cost more than `bounds` each.
     ///
     /// # Errors
     /// The processor-time clock cannot be read.
-    pub(super) fn new(header: &'a Header, read: &'a ReadMaterial<'a>, limit: Duration) -> Result<Self> {
-        let mut search = Search { header, read, candidates: Vec::new(), skipped: Vec::new(), limit };
-        let mut rate = None;
-        for (slot, pbkdf2, material) in header.active() {
-            match exceeds(header, &pbkdf2, limit, &mut rate)? {
-                Some(estimate) => search.skipped.push(Skipped { slot, estimate }),
-                None => search.candidates.push(Candidate { pbkdf2, material }),
+    pub(super) fn new(slots: Vec<KeySlot>, read: &'a ReadMaterial<'a>, bounds: Bounds) -> Result<Self> {
+        let mut search = Search { read, candidates: Vec::new(), skipped: Vec::new(), bounds };
+        let mut rates = Rates::default();
+        for slot in slots {
+            let own = slot.derivation.excess(slot.wrapping.slot_key_bytes(), bounds, &mut rates)?;
+            let proof = slot.proof.derivation.excess(slot.proof.value.len(), bounds, &mut rates)?;
+            match own.or(proof) {
+                Some(excess) => search.skipped.push(Skipped { slot: slot.number, excess }),
+                None => search.candidates.push(slot),
             }
         }
         Ok(search)
@@ -156,24 +251,24 @@ impl<'a> Search<'a> {
         self.candidates.is_empty()
     }
 
-    /// How long one slot may take.
-    pub(super) fn limit(&self) -> Duration {
-        self.limit
+    /// What one slot may cost.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
-    /// The slots that take too long.
+    /// The slots that cost too much.
     pub(super) fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
     /// The volume key, if `passphrase` opens a slot.
     ///
-    /// Slots are tried in order. One derivation keeps as many cores busy as it has blocks; those that remain work on
-    /// the next slots meanwhile.
+    /// Slots are tried in order. One derivation keeps as many cores busy as it has blocks or lanes; those that remain
+    /// work on the next slots meanwhile, unless that takes memory.
     ///
     /// # Errors
     /// Key material cannot be read, and no other slot matches.
-    pub(super) fn run(&self, passphrase: &[u8]) -> Result<Option<VolumeKey>> {
+    pub(super) fn run(&self, passphrase: &[u8]) -> Result<Option<Found>> {
         let attempt = Attempt {
             search: self,
             passphrase,
@@ -190,35 +285,10 @@ impl<'a> Search<'a> {
     }
 
     fn at_once(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let blocks = self.header.cipher.key_bytes().div_ceil(self.header.hash.digest_bytes());
-        (cores / blocks).clamp(1, self.candidates.len().max(1))
+        let each = |slot: &KeySlot| slot.derivation.at_once(slot.wrapping.slot_key_bytes());
+        let least = self.candidates.iter().map(each).min().unwrap_or(1);
+        least.clamp(1, self.candidates.len().max(1))
     }
-}
-
-/// Iterations that every machine does in a second: below that nothing needs to be measured.
-const SLOWEST: u64 = 10_000;
-
-/// How long a slot takes, if that is longer than `limit`. `rate` is measured once, when it is needed.
-fn exceeds(
-    header: &Header,
-    pbkdf2: &Pbkdf2,
-    limit: Duration,
-    rate: &mut Option<Rate>,
-) -> Result<Option<Duration>> {
-    let key_bytes = header.cipher.key_bytes();
-    let steps =
-        [(pbkdf2.iterations, key_bytes), (header.digest.pbkdf2.iterations, header.digest.value.len())];
-    let iterations: u64 = steps.iter().map(|(n, _)| u64::from(n.get())).sum();
-    if iterations / SLOWEST < limit.as_secs() {
-        return Ok(None);
-    }
-    let rate = match *rate {
-        Some(rate) => rate,
-        None => *rate.insert(Rate::measure(header.hash, Duration::from_millis(4))?),
-    };
-    let estimate = steps.into_iter().map(|(n, bytes)| rate.duration(n, bytes)).sum();
-    Ok((estimate > limit).then_some(estimate))
 }
 
 /// One passphrase, being tried.
@@ -227,7 +297,7 @@ struct Attempt<'a> {
     passphrase: &'a [u8],
     next: AtomicUsize,
     found: AtomicBool,
-    outcome: Mutex<Result<Option<VolumeKey>>>,
+    outcome: Mutex<Result<Option<Found>>>,
 }
 
 impl Attempt<'_> {
@@ -235,59 +305,43 @@ impl Attempt<'_> {
     fn work(&self) {
         while !self.found.load(Ordering::Acquire) {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(candidate) = self.search.candidates.get(index) else { return };
-            self.report(self.try_slot(candidate));
+            let Some(slot) = self.search.candidates.get(index) else { return };
+            let opened = slot.open_unless(&self.found, self.search.read, self.passphrase);
+            self.report(opened.map(|key| key.map(|key| Found { slot: slot.number, key })));
         }
     }
 
-    fn report(&self, result: Result<Option<VolumeKey>>) {
+    fn report(&self, result: Result<Option<Found>>) {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         match (result, &*outcome) {
-            (Ok(Some(key)), _) => {
+            (Ok(Some(found)), _) => {
                 self.found.store(true, Ordering::Release);
-                *outcome = Ok(Some(key));
+                *outcome = Ok(Some(found));
             }
             (Err(e), Ok(None)) => *outcome = Err(e),
             _ => {}
         }
     }
-
-    /// The volume key, if the passphrase opens this slot and nobody was faster.
-    fn try_slot(&self, slot: &Candidate) -> Result<Option<VolumeKey>> {
-        let header = self.search.header;
-        let wrapping = Wrapping::of(header);
-        let Pbkdf2 { iterations, salt } = slot.pbkdf2;
-        let mut slot_key = SecretBytes::zeroed(wrapping.key_bytes)?;
-        if !kdf::pbkdf2_unless(&self.found, header.hash, self.passphrase, &salt, iterations, &mut slot_key) {
-            return Ok(None);
-        }
-        let mut material = SecretBytes::zeroed(wrapping.material_bytes())?;
-        (self.search.read)(slot.material, &mut material)?;
-        let key = wrapping.unseal(&mut material, &slot_key)?;
-        Ok(self.recognise(&key).then_some(key))
-    }
-
-    fn recognise(&self, key: &VolumeKey) -> bool {
-        let header = self.search.header;
-        let Digest { pbkdf2: Pbkdf2 { iterations, salt }, value } = header.digest;
-        let mut digest = value.map(|_| 0);
-        kdf::pbkdf2_unless(&self.found, header.hash, key.as_bytes(), &salt, iterations, &mut digest)
-            && digest.ct_eq(&value).into()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::Header;
     use super::super::tests::{Slots, header};
     use super::*;
     use std::num::NonZeroU32;
+    use std::time::Duration;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: u64 = 60;
+
+    fn search<'a>(header: &Header, read: &'a ReadMaterial<'a>, seconds: u64) -> Search<'a> {
+        Search::new(header.key_slots(), read, Bounds::new(Duration::from_secs(seconds))).unwrap()
+    }
 
     fn opens(slots: &Slots, passphrase: &[u8]) -> bool {
-        let read = |at: Sectors, to: &mut [u8]| slots.read(at, to);
-        let found = Search::new(&slots.header, &read, LIMIT).unwrap().run(passphrase).unwrap();
-        found.is_some_and(|key| key.as_bytes() == slots.key.as_bytes())
+        let read = |at: u64, to: &mut [u8]| slots.read(at, to);
+        let found = search(&slots.header, &read, LIMIT).run(passphrase).unwrap();
+        found.is_some_and(|found| found.key.as_bytes() == slots.key.as_bytes())
     }
 
     #[test]
@@ -318,12 +372,12 @@ mod tests {
     #[test]
     fn unreadable_material_is_reported_unless_another_slot_matches() {
         let slots = Slots::new("aes-xts-plain64", 32, &[(0, b"zero"), (3, b"three")]);
-        let broken = slots.header.slots[0].material;
-        let read = |at: Sectors, to: &mut [u8]| match at == broken {
-            true => Err(secret::Error::from_errno(nix::libc::EIO)),
+        let broken = slots.header.slots[0].material.bytes();
+        let read = |at: u64, to: &mut [u8]| match at == broken {
+            true => Err(Error::from_errno(nix::libc::EIO)),
             false => slots.read(at, to),
         };
-        let search = Search::new(&slots.header, &read, LIMIT).unwrap();
+        let search = search(&slots.header, &read, LIMIT);
         assert!(search.run(b"three").unwrap().is_some());
         assert_eq!(search.run(b"four").unwrap_err().errno(), nix::libc::EIO);
     }
@@ -333,10 +387,10 @@ mod tests {
         let mut slots = Slots::new("aes-xts-plain64", 64, &[(0, b"slow"), (1, b"quick")]);
         let slow = slots.header.slots[0].pbkdf2.as_mut().unwrap();
         slow.iterations = NonZeroU32::MAX;
-        let read = |at: Sectors, to: &mut [u8]| slots.read(at, to);
-        let search = Search::new(&slots.header, &read, Duration::from_secs(1)).unwrap();
+        let read = |at: u64, to: &mut [u8]| slots.read(at, to);
+        let search = search(&slots.header, &read, 1);
         assert_eq!(search.skipped().iter().map(|s| s.slot).collect::<Vec<_>>(), [0]);
-        assert!(search.skipped()[0].estimate > Duration::from_secs(1));
+        assert!(matches!(search.skipped()[0].excess, Excess::Time(time) if time > Duration::from_secs(1)));
         assert!(search.run(b"quick").unwrap().is_some());
     }
 
@@ -344,8 +398,8 @@ mod tests {
     fn the_digests_iterations_count_as_well() {
         let mut header = header("aes-xts-plain64", 64, &[0]);
         header.digest.pbkdf2.iterations = NonZeroU32::MAX;
-        let read = |_: Sectors, _: &mut [u8]| Ok(());
-        assert!(Search::new(&header, &read, Duration::from_secs(1)).unwrap().is_empty());
+        let read = |_: u64, _: &mut [u8]| Ok(());
+        assert!(search(&header, &read, 1).is_empty());
     }
 
     #[test]

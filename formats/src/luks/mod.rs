@@ -4,9 +4,14 @@
 //! [`secret`]; of version 1 are [`header`] and the key derivation in [`keyslot`]. Version 2 is recognised, and refused by
 //! name.
 
+mod area;
+mod calibrate;
+mod container;
 mod create;
+mod derive;
 mod header;
 mod info;
+pub(crate) mod keys;
 mod keyslot;
 mod open;
 mod options;
@@ -14,6 +19,7 @@ mod payload;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod v1;
 
 use block::graph::{DriverKind, DriverRow, Probe};
 use block::{Error, Kind, Result};
@@ -26,6 +32,7 @@ pub static ROW: DriverRow = DriverRow {
     children: &["file", "header"],
     strong_options: &["key-secret"],
     create: Some(&create::ROW),
+    amend: &keys::amend::OPTIONS,
     ..DriverRow::new("luks", DriverKind::Format, open::open)
 };
 

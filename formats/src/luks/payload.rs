@@ -6,17 +6,21 @@
 //! Invariant: sector 0 of the cipher is the first sector of the payload, wherever that is in the file. A hole in the file
 //! decrypts to garbage, so everything is data, zeroes are written like other data, and nothing is discarded.
 
-use super::header::Header;
-use super::info;
+use super::area::Area;
+use super::container::{Container, Place};
+use super::derive::Bounds;
+use super::header::Placement;
+use super::keys::amend::{self, Amend};
 use super::options::OpenOptions;
 use crate::crypto::SectorCipher;
+use block::amend::AmendCtx;
 use block::buffer::Pool;
-use block::graph::ReopenCtx;
+use block::graph::{CreateOptions, ReopenCtx};
 use block::{
     Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Quiesced, Resize,
     Result, SECTOR, Want, WriteFlags,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are decrypted or encrypted at once: well below the size of a second-level cache.
 const PIECE: usize = 128 << 10;
@@ -24,37 +28,58 @@ const PIECE: usize = 128 << 10;
 /// Bytes that a write which must be on stable storage goes out in: each piece waits for the disk.
 const FUA_PIECE: usize = 1 << 20;
 
+/// How an image was opened, as far as its keys are concerned.
+#[derive(Debug, Clone)]
+pub(super) struct Opened {
+    /// Whether the header is in a file of its own.
+    pub(super) placement: Placement,
+    /// The id of the secret that opened it.
+    pub(super) key_secret: Option<String>,
+    /// What a key slot may cost.
+    pub(super) bounds: Bounds,
+}
+
 /// The driver of an open image.
 #[derive(Debug)]
 pub(super) struct Payload {
     file: Child,
     detached: Option<Child>,
     children: Arc<[Child]>,
-    header: Header,
+    /// What the header says; keys may be changed while the image is open.
+    container: Mutex<Container>,
+    place: Place,
+    opened: Opened,
     /// `None`: opened without the key, for reports only.
     cipher: Option<Arc<dyn SectorCipher>>,
     pool: Pool,
 }
 
 impl Payload {
-    /// The payload in `file` that `header` describes.
+    /// The payload in `file` that `container` describes.
     pub(super) fn new(
         file: Child,
         detached: Option<Child>,
-        header: Header,
+        container: Container,
         cipher: Option<Arc<dyn SectorCipher>>,
+        opened: Opened,
     ) -> Self {
         // In the order in which QEMU reports them.
         let children = detached.iter().chain([&file]).cloned().collect();
-        Payload { file, detached, children, header, cipher, pool: Pool::new() }
+        let (place, container) = (container.place(), Mutex::new(container));
+        Payload { file, detached, children, container, place, opened, cipher, pool: Pool::new() }
     }
 
-    fn start(&self) -> u64 {
-        self.header.payload.bytes()
+    fn container(&self) -> MutexGuard<'_, Container> {
+        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the header is.
+    fn area(&self) -> Area {
+        Area::new(self.detached.as_ref().unwrap_or(&self.file).clone(), 0)
     }
 
     fn place(&self, at: u64) -> Result<u64> {
-        at.checked_add(self.start()).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
+        at.checked_add(self.place.start).ok_or_else(|| Error::from_errno(nix::libc::EFBIG))
     }
 
     fn cipher(&self) -> Result<&dyn SectorCipher> {
@@ -78,7 +103,7 @@ fn whole_sectors(len: usize) -> bool {
 
 impl Driver for Payload {
     fn len(&self) -> Result<u64> {
-        Ok(self.file.len()?.saturating_sub(self.start()))
+        Ok(self.file.len()?.saturating_sub(self.place.start))
     }
 
     fn limits(&self) -> Limits {
@@ -148,8 +173,13 @@ impl Driver for Payload {
     fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
         let _: OpenOptions = ctx.options(&[])?;
         let file = ctx.child("file", ctx.perms)?;
-        let (detached, header, cipher) = (self.detached.clone(), self.header.clone(), self.cipher.clone());
-        Ok(Box::new(Payload::new(file, detached, header, cipher)))
+        let (detached, container, cipher) =
+            (self.detached.clone(), self.container().clone(), self.cipher.clone());
+        Ok(Box::new(Payload::new(file, detached, container, cipher, self.opened.clone())))
+    }
+
+    fn amend(&self) -> Option<&dyn block::amend::Amend> {
+        Some(self)
     }
 
     fn event(&self, event: Event) {
@@ -159,9 +189,19 @@ impl Driver for Payload {
     fn info(&self) -> FormatInfo {
         FormatInfo {
             encrypted: true,
-            specific: Some(("luks", info::luks1(&self.header))),
+            specific: Some(("luks", self.container().info())),
             ..FormatInfo::default()
         }
+    }
+}
+
+impl block::amend::Amend for Payload {
+    fn amend(&self, _q: &Quiesced<'_>, options: &CreateOptions, ctx: &mut AmendCtx<'_>) -> Result<()> {
+        let amend = Amend::parse(options)?;
+        let with =
+            amend::Context { env: ctx.env, key_secret: self.opened.key_secret.as_deref(), force: ctx.force };
+        let Opened { placement, bounds, .. } = self.opened;
+        self.container().change(&self.area(), placement, bounds, |keys| amend.run(keys, &with))
     }
 }
 
@@ -194,7 +234,13 @@ mod tests {
         let mut slots = Slots::new(cipher, key_bytes, &[]);
         slots.file.resize(slots.file.len() + len, 0);
         let (cipher, file) = (slots.cipher(), Memory::child(slots.file));
-        let driver = Payload::new(file.clone(), None, slots.header, Some(cipher.into()));
+        let opened = Opened {
+            placement: Placement::Attached,
+            key_secret: None,
+            bounds: Bounds::new(std::time::Duration::from_secs(60)),
+        };
+        let container = Container::Luks1(slots.header);
+        let driver = Payload::new(file.clone(), None, container, Some(cipher.into()), opened);
         let node = Node::new(Box::new(driver), NodeName::default(), NodeFlags::default());
         (Image::new(node, WriteCache::Back), file)
     }

@@ -3,13 +3,13 @@
 //! A passphrase for *opening* is the secret's bytes as they are, so that cryptsetup's binary key files work; for
 //! *creating* it must be text ([`Secret::as_utf8`]), so that every other program can be given it.
 
-use super::keyslot::{Search, Skipped, VolumeKey};
+use super::derive::Excess;
+use super::keyslot::{Found, Search, Skipped};
 use block::graph::Env;
 use secret::{Error, Kind, Result, Secret, Source};
-use std::time::Duration;
 
 /// The sentence for every passphrase that opens no slot.
-const WRONG: &str = "Invalid password, cannot unlock any keyslot";
+pub(super) const WRONG: &str = "Invalid password, cannot unlock any keyslot";
 
 /// The secret that the option `key-secret` names.
 ///
@@ -25,16 +25,16 @@ pub(super) fn missing() -> Error {
         .with_hint("Make a secret with --object secret,id=ID,file=PATH and name it with key-secret=ID")
 }
 
-/// The volume key, if the secret opens a slot.
+/// The slot that the secret opens, and the volume key in it.
 ///
 /// # Errors
 /// It opens none, with the reason as far as it can be known; or key material cannot be read.
-pub(super) fn unlock(search: &Search<'_>, secret: &Secret) -> Result<VolumeKey> {
+pub(super) fn unlock(search: &Search<'_>, secret: &Secret) -> Result<Found> {
     if search.is_empty() {
         return Err(nothing_to_try(search));
     }
-    if let Some(key) = search.run(secret.as_bytes())? {
-        return Ok(key);
+    if let Some(found) = search.run(secret.as_bytes())? {
+        return Ok(found);
     }
     if let Some(line) = secret.without_line_end()
         && search.run(line)?.is_some()
@@ -67,14 +67,20 @@ fn line_end(secret: &Secret) -> Error {
 
 /// What to say about the slots that would have taken too long, if there are any.
 fn skipped(search: &Search<'_>) -> Option<String> {
-    let seconds = |time: Duration| time.as_secs_f64().ceil();
     let slots = search.skipped().iter();
-    let slots: Vec<_> =
-        slots.map(|Skipped { slot, estimate }| format!("{slot} (about {} s)", seconds(*estimate))).collect();
+    let slots: Vec<_> = slots
+        .map(|Skipped { slot, excess }| match excess {
+            Excess::Time(time) => format!("{slot} (about {} s)", time.as_secs_f64().ceil()),
+            Excess::Memory(kib) => format!("{slot} ({} MiB)", kib >> 10),
+        })
+        .collect();
+    let bounds = search.bounds();
     (!slots.is_empty()).then(|| {
         format!(
-            "Key slots whose key derivation would take longer than {} s were skipped: {}. --max-kdf-time SECONDS allows more.",
-            search.limit().as_secs(),
+            "Key slots whose key derivation would take longer than {} s or more than {} MiB of memory were skipped: {}. \
+             --max-kdf-time SECONDS allows more time.",
+            bounds.time.as_secs(),
+            bounds.memory >> 10,
             slots.join(", ")
         )
     })

@@ -1,0 +1,63 @@
+//! The place of a header: a range of a file (or of anything else with bytes) that begins with it.
+//!
+//! A LUKS file begins with its header; qcow2 keeps one in its middle. What is in a header counts from the header's
+//! start, so everything that reads and writes one goes through [`Area`].
+
+use block::{Child, Level, Result};
+
+/// Where a header is.
+#[derive(Debug, Clone)]
+pub(crate) struct Area {
+    child: Child,
+    start: u64,
+}
+
+impl Area {
+    /// The header that begins at `start` of `child`.
+    pub(crate) fn new(child: Child, start: u64) -> Self {
+        Area { child, start }
+    }
+
+    /// Bytes from the header's start to the end of what it is in.
+    ///
+    /// # Errors
+    /// The layer's below.
+    pub(super) fn len(&self) -> Result<u64> {
+        Ok(self.child.len()?.saturating_sub(self.start))
+    }
+
+    /// Reads from `at` bytes behind the header's start; past the end are zeroes.
+    ///
+    /// # Errors
+    /// The layer's below.
+    pub(super) fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        self.child.read_exact(self.start + at, to)
+    }
+
+    /// Writes at `at` bytes behind the header's start.
+    ///
+    /// # Errors
+    /// The layer's below.
+    pub(super) fn write(&self, at: u64, from: &[u8]) -> Result<()> {
+        self.child.write_all(self.start + at, from)
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// The layer's below.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.child.flush(Level::Disk)
+    }
+
+    /// Overwrites a range with random bytes, and makes that durable.
+    ///
+    /// # Errors
+    /// The layer's below, or the system has no random numbers.
+    pub(super) fn wipe(&self, at: u64, len: usize) -> Result<()> {
+        let mut noise = vec![0; len];
+        super::random(&mut noise)?;
+        self.write(at, &noise)?;
+        self.flush()
+    }
+}
