@@ -6,10 +6,9 @@
 
 mod capability;
 
-use crate::amend::AmendCtx;
 use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};
-use crate::graph::{CreateOptions, Opened};
+use crate::graph::Opened;
 use crate::inflight::{InFlight, Mode};
 use crate::{
     Breakpoints, Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind,
@@ -544,16 +543,6 @@ impl Node {
             .check()
             .ok_or_else(|| Error::unsupported("This image format does not support checks"))?;
         check.check(&self.drain(), repair, report)
-    }
-
-    /// Changes the format's own options in place, with nothing else in flight.
-    ///
-    /// # Errors
-    /// `Unsupported` where the format has none to change; otherwise the driver's.
-    pub fn amend(&self, options: &CreateOptions, ctx: &mut AmendCtx<'_>) -> Result<()> {
-        let state = self.state();
-        let amend = state.driver.amend().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
-        amend.amend(&self.drain(), options, ctx)
     }
 
     /// Waits for the requests in flight and keeps new ones out while the answer lives.

@@ -30,6 +30,8 @@ struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Change options of an image in place
+    Amend(command::amend::AmendArgs),
     /// Look for contradictions in an image, and mend them
     Check(command::check::CheckArgs),
     /// Say whether two images have the same contents
@@ -54,6 +56,7 @@ impl Command {
     /// Runs the command and gives the program's exit status.
     pub(crate) fn run(self, out: &Arc<Out>) -> ExitCode {
         match self {
+            Command::Amend(args) => start(out, args),
             Command::Check(args) => start(out, args),
             Command::Compare(args) => start(out, args),
             Command::Convert(args) => start(out, args),

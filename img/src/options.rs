@@ -2,6 +2,7 @@
 
 use crate::command::Tool;
 use block::graph::{self, CreateOption, CreateOptions, DriverRow, Env};
+use block::tool::Out;
 use block::{Error, Result};
 use secret::options::keyval::{self, Bare};
 
@@ -82,9 +83,7 @@ pub(crate) fn print_help(tool: &Tool<'_>, format: &str, filename: Option<&str>) 
         Some(_) => tool.out.line("Supported options:"),
         None => tool.out.line(&format!("Supported {format} options:")),
     }
-    let mut table = options.table().to_vec();
-    table.sort_by_key(|option| option.name);
-    table.iter().for_each(|option| tool.out.line(&help_line(option)));
+    help_table(tool.out, options.table());
     if filename.is_none() {
         tool.out.print(
             "\nThe protocol level may support further options.\n\
@@ -92,6 +91,13 @@ pub(crate) fn print_help(tool: &Tool<'_>, format: &str, filename: Option<&str>) 
         );
     }
     Ok(())
+}
+
+/// Prints a line for each option, in the order of their names.
+pub(crate) fn help_table(out: &Out, table: &[CreateOption]) {
+    let mut table = table.to_vec();
+    table.sort_by_key(|option| option.name);
+    table.iter().for_each(|option| out.line(&help_line(option)));
 }
 
 fn help_line(option: &CreateOption) -> String {

@@ -63,6 +63,18 @@ impl Steps {
             percent
         })
     }
+
+    /// Says that `done` of `total` is done; gives the percentage if it is more than `step` away from the last one
+    /// given, or at either end.
+    fn set(&mut self, done: u64, total: u64, step: f64) -> Option<f64> {
+        self.done = done;
+        let percent = self.percent(total);
+        let moved = (percent - self.printed).abs() > step || percent <= 0.0 || percent >= 100.0;
+        moved.then(|| {
+            self.printed = percent;
+            percent
+        })
+    }
 }
 
 /// What the operation and the thread that handles signals share.
@@ -106,6 +118,20 @@ impl Progress {
         self.0.total.store(total, Ordering::Relaxed);
         if let Some(bar) = &self.0.bar {
             bar.set_length(total);
+        }
+    }
+
+    /// Says how far it is; unlike the bytes an [`Observer`] counts, that may go back.
+    pub(crate) fn set(&self, done: u64, total: u64) {
+        let shared = &self.0;
+        shared.total.store(total, Ordering::Relaxed);
+        if let Some(bar) = &shared.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+        let mut steps = shared.steps();
+        if let Some(percent) = steps.set(done, total, shared.step) {
+            shared.print_line(percent);
         }
     }
 

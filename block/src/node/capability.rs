@@ -1,12 +1,24 @@
-//! What some formats have beyond bytes: snapshots and dirty bitmaps, reached through filters.
+//! What some formats have beyond bytes: snapshots, dirty bitmaps and options that can be changed, reached through filters.
 
 use super::Node;
+use crate::amend::AmendCtx;
 use crate::bitmap::{Bitmaps, DirtyBitmap};
+use crate::graph::CreateOptions;
 use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
 use crate::{Error, Kind, Quiesced, Result};
 use std::sync::Arc;
 
 impl Node {
+    /// Changes the format's own options in place, with nothing else in flight.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has none to change; otherwise the driver's.
+    pub fn amend(&self, options: &CreateOptions, ctx: &mut AmendCtx<'_>) -> Result<()> {
+        let state = self.state();
+        let amend = state.driver.amend().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        amend.amend(&self.drain(), options, ctx)
+    }
+
     /// The snapshots inside the image, oldest first; `None` in formats without.
     pub fn snapshots(&self) -> Option<Vec<Snapshot>> {
         self.state().driver.snapshots().map(Snapshots::list)

@@ -1,6 +1,7 @@
 //! [`Mapped`]: a cluster-mapped format as a driver.
 
 use super::{GuestOffset, MappedFormat, Place, Reader};
+use block::amend::Amend;
 use block::check::Check;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
@@ -112,5 +113,9 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn check(&self) -> Option<&dyn Check> {
         self.format.check()
+    }
+
+    fn amend(&self) -> Option<&dyn Amend> {
+        self.format.amend()
     }
 }

@@ -18,6 +18,7 @@ pub use address::{ClusterIndex, GuestOffset, HostOffset};
 pub use driver::Mapped;
 pub use pins::{Pin, Pins};
 
+use block::amend::Amend;
 use block::check::Check;
 use block::{Child, FormatInfo, Level, Limits, Quiesced, Resize, Result, ZeroFlags};
 use std::fmt;
@@ -175,6 +176,11 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// The consistency check, for formats that have one.
     fn check(&self) -> Option<&dyn Check> {
+        None
+    }
+
+    /// Changes of the format's own options, for formats that can be changed in place.
+    fn amend(&self) -> Option<&dyn Amend> {
         None
     }
 }

@@ -153,7 +153,8 @@ fn plan(given: Given, prealloc: Prealloc) -> Result<Plan> {
     })
 }
 
-fn version(compat: Option<&str>) -> Result<Version> {
+/// The version a compatibility level names.
+pub(super) fn version(compat: Option<&str>) -> Result<Version> {
     match compat {
         Some("0.10" | "v2") => Ok(Version::V2),
         None | Some("1.1" | "v3") => Ok(Version::V3),
@@ -197,20 +198,21 @@ fn geometry(given: &Given, version: Version) -> Result<Geometry> {
             "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
         ));
     }
-    let bits = given.refcount_bits;
-    if bits > 64 || !bits.is_power_of_two() {
-        return Err(Error::invalid("Refcount width must be a power of two and may not exceed 64 bits"));
-    }
-    if version < Version::V3 && bits != 16 {
+    let refcount_order = refcount_order(given.refcount_bits)?;
+    if version < Version::V3 && refcount_order != 4 {
         return Err(Error::invalid(
             "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
         ));
     }
-    Ok(Geometry {
-        cluster_bits: size.trailing_zeros(),
-        extended_l2: given.extended_l2,
-        refcount_order: bits.trailing_zeros(),
-    })
+    Ok(Geometry { cluster_bits: size.trailing_zeros(), extended_l2: given.extended_l2, refcount_order })
+}
+
+/// log2 of a refcount width in bits.
+pub(super) fn refcount_order(bits: u64) -> Result<u32> {
+    if bits > 64 || !bits.is_power_of_two() {
+        return Err(Error::invalid("Refcount width must be a power of two and may not exceed 64 bits"));
+    }
+    Ok(bits.trailing_zeros())
 }
 
 /// Rules about which options go together.

@@ -1,9 +1,10 @@
 //! Encrypted images: from the header and the options to a cipher.
 
 use super::header::{CryptMethod, Header};
+use super::image::Qcow2;
 use super::options::Qcow2Options;
 use crate::mapped::PayloadCipher;
-use block::graph::OpenCtx;
+use block::graph::{CreateOptions, Env, OpenCtx};
 use block::{Child, Error, Result};
 
 /// The cipher of an image, if it is encrypted and its contents are wanted.
@@ -39,4 +40,12 @@ pub(super) fn open(
         return Err(Error::invalid("Parameter 'encrypt.key-secret' is required for cipher"));
     }
     Err(Error::unsupported(format!("Encrypted qcow2 images ('{method}') are not supported yet")))
+}
+
+/// Changes the key slots of an image that is encrypted with LUKS, as the `encrypt.` options say.
+///
+/// # Errors
+/// Options that do not fit together, or the file's.
+pub(super) fn amend(_image: &Qcow2, _options: &CreateOptions, _env: Env<'_>, _force: bool) -> Result<()> {
+    Err(Error::unsupported("Key slots of qcow2 images cannot be changed yet"))
 }

@@ -31,6 +31,7 @@ pub(super) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 
 /// Where fields are, in bytes from the start of the file.
 pub(super) mod field {
+    pub(in crate::qcow2) const SNAPSHOTS: u64 = 60;
     pub(in crate::qcow2) const SIZE: u64 = 24;
     pub(in crate::qcow2) const L1_SIZE: u64 = 36;
     pub(in crate::qcow2) const REFTABLE_OFFSET: u64 = 48;

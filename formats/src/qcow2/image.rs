@@ -12,6 +12,7 @@ use super::zero::DiscardTo;
 use crate::mapped::{
     Found, GuestOffset, HostOffset, Lease, MappedFormat, PayloadCipher, Reader, Reservation,
 };
+use block::amend::Amend;
 use block::check::Check;
 use block::{
     Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
@@ -282,6 +283,10 @@ impl MappedFormat for Qcow2 {
     }
 
     fn check(&self) -> Option<&dyn Check> {
+        Some(self)
+    }
+
+    fn amend(&self) -> Option<&dyn Amend> {
         Some(self)
     }
 }

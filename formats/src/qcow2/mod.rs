@@ -4,6 +4,7 @@
 //! offsets split; `cache` and `order` hold tables and know what must reach the disk before what; `refcount`, `alloc`,
 //! `reftable`, `free` manage host clusters; `lookup`, `reserve`, `zero`, `lease` manage guest clusters; `meta` is what
 //! they all work on and `image` what the shared driver ([`crate::mapped`]) talks to; `open`, `create`, `resize`, `info`
+//! `amend`
 //! are what the user asks for.
 //!
 //! **Locks.** There is one, around [`meta::Meta`]. It is never held while guest data moves; a missing L2 slice is loaded
@@ -11,6 +12,7 @@
 //! and nobody waits for a lease while holding one, so there is no circle.
 
 mod alloc;
+mod amend;
 mod bitmap;
 mod cache;
 mod check;
@@ -49,6 +51,7 @@ pub static ROW: DriverRow = DriverRow {
     children: &["file", "data-file", "backing"],
     strong_options: &[],
     create: Some(&create::ROW),
+    amend: &amend::OPTIONS,
     ..DriverRow::new("qcow2", DriverKind::Format, open::open)
 };
 

@@ -61,9 +61,8 @@ impl Snapshot {
         Some((snapshot, (FIXED + extra_len + id_len + name_len).next_multiple_of(8)))
     }
 
-    /// The entry as written, padded.
-    #[cfg(test)]
-    fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
+    /// The entry as written, padded, for a disk of `disk_size` bytes unless it says otherwise.
+    pub(super) fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
         let extra_len = KNOWN_EXTRA + self.unknown_extra.len();
         let mut out = Vec::new();
         out.extend(self.l1_offset.to_be_bytes());
@@ -86,7 +85,6 @@ impl Snapshot {
     }
 }
 
-#[cfg(test)]
 fn short(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each. A command parses, opens, does and prints.
 
+pub(crate) mod amend;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod convert;
