@@ -55,6 +55,10 @@ pub struct Limits {
     pub zero_granularity: u32,
     /// Discards smaller than this many bytes have no effect.
     pub discard_granularity: u32,
+    /// The longest write of zeroes, in bytes; none when `None`.
+    pub max_zero: Option<u64>,
+    /// The longest discard, in bytes; none when `None`.
+    pub max_discard: Option<u64>,
     /// Write flags the driver honours by itself; [`Node`] emulates the others.
     pub write_flags: WriteFlags,
     /// Whether an image just created with this driver reads as zeroes everywhere.
@@ -71,6 +75,8 @@ impl Default for Limits {
             max_transfer: None,
             zero_granularity: 1,
             discard_granularity: 1,
+            max_zero: None,
+            max_discard: None,
             write_flags: WriteFlags::empty(),
             zero_init: false,
             cluster_size: None,
@@ -314,7 +320,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// A point that fault injection may be waiting for; filters forward it to the protocol.
+    /// A point that fault injection may be waiting for. It is meant for the node it is announced to: nobody passes it on.
     fn event(&self, event: Event) {
         let _ = event;
     }

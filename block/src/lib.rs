@@ -19,6 +19,7 @@ pub mod compare;
 pub mod copy;
 mod driver;
 pub mod extents;
+pub mod filter;
 pub mod graph;
 mod image;
 mod inflight;

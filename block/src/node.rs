@@ -36,6 +36,9 @@ static ZEROES: Zeroes = Zeroes([0; 1 << 20]);
 /// The roles in which a driver's main child stands.
 const PRIMARY: [&str; 3] = ["file", "image", "test"];
 
+/// The roles of children whose space is not the parent's.
+const UNCOUNTED: [&str; 3] = ["backing", "image", "log"];
+
 /// When to turn written zeroes into a write of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -208,7 +211,7 @@ impl Node {
     pub fn allocated(&self) -> Option<u64> {
         self.state().driver.allocated().or_else(|| {
             let children = self.children();
-            let below = children.iter().filter(|c| c.role() != "backing");
+            let below = children.iter().filter(|c| !UNCOUNTED.contains(&c.role()));
             below.map(|c| c.node().allocated()).reduce(|a, b| Some(a? + b?)).flatten()
         })
     }
@@ -306,6 +309,13 @@ impl Node {
     }
 
     fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
+        self.event(Event("pwritev"));
+        let done = self.write_pieces(at, from, flags, limits);
+        self.event(Event("pwritev_done"));
+        done
+    }
+
+    fn write_pieces(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
         let fits = limits.request_align == 1 || from.count() <= MAX_BUFFERS;
         let aligned = fits && from.is_aligned(limits.memory_align as usize);
         let max = max_transfer(limits, if aligned { u64::MAX } else { BOUNCE });
@@ -378,20 +388,45 @@ impl Node {
         let fua = flags.contains(ZeroFlags::FUA);
         let native_fua = limits.write_flags.contains(WriteFlags::FUA);
         let native = if native_fua { flags } else { flags - ZeroFlags::FUA };
-        for piece in split_at_granularity(range, limits.zero_granularity.max(limits.request_align)) {
-            self.zero_piece(piece, native, &limits)?;
+        for piece in split_at_granularity(range, limits.request_align) {
+            let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;
+            match whole {
+                true => self.zero_units(piece, native, &limits)?,
+                false => self.zero_part(piece, native, &limits)?,
+            }
         }
         self.finish_fua(fua && !native_fua)
     }
 
-    fn zero_piece(&self, piece: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
-        if cover(piece.start, piece.end - piece.start, limits) == piece {
-            let _guard = self.inflight.begin(piece.clone(), Mode::Plain);
-            match self.state().driver.write_zeroes(piece.clone(), flags) {
-                Err(e) if e.kind() == Kind::Unsupported => {}
-                done => return done,
-            }
+    /// Zeroes a part of a request unit, which has to be read first.
+    fn zero_part(&self, part: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        if flags.contains(ZeroFlags::NO_FALLBACK) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
+        let zeroes = zeroes(part.end - part.start);
+        self.write_guarded(part.start, &zeroes, sent_flags(flags), limits)
+    }
+
+    /// Zeroes whole request units.
+    fn zero_units(&self, units: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        self.event(Event("pwritev_zero"));
+        let unit = limits.request_align;
+        let granularity =
+            if limits.zero_granularity.is_multiple_of(unit) { limits.zero_granularity } else { unit };
+        let done = split_at_granularity(units, granularity)
+            .flat_map(|piece| chunks(piece, limits.max_zero))
+            .try_for_each(|piece| self.zero_piece(piece, flags, limits));
+        self.event(Event("pwritev_done"));
+        done
+    }
+
+    fn zero_piece(&self, piece: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        let guard = self.inflight.begin(piece.clone(), Mode::Plain);
+        match self.state().driver.write_zeroes(piece.clone(), flags) {
+            Err(e) if e.kind() == Kind::Unsupported => {}
+            done => return done,
+        }
+        drop(guard);
         if flags.contains(ZeroFlags::NO_FALLBACK) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
@@ -399,17 +434,11 @@ impl Node {
     }
 
     fn send_zeroes(&self, range: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
-        let mut write = WriteFlags::empty();
-        write.set(WriteFlags::FUA, flags.contains(ZeroFlags::FUA));
-        for piece in split_at_granularity(range, limits.request_align) {
-            let mut at = piece.start;
-            while at < piece.end {
-                let n = (piece.end - at).min(ZEROES.0.len() as u64);
-                self.write_guarded(at, &IoVec::from(&ZEROES.0[..n as usize]), write, limits)?;
-                at += n;
-            }
-        }
-        Ok(())
+        let most = (ZEROES.0.len() as u64).max(limits.request_align.into());
+        chunks(range, Some(most)).try_for_each(|piece| {
+            let _guard = self.inflight.begin(piece.clone(), Mode::Plain);
+            self.write_pieces(piece.start, &zeroes(piece.end - piece.start), sent_flags(flags), limits)
+        })
     }
 
     /// Gives a range up, if discards are passed on at all; what is not a whole request unit stays.
@@ -417,13 +446,22 @@ impl Node {
     /// # Errors
     /// The driver's; a driver that cannot discard is no error.
     pub fn discard(&self, range: Range<u64>) -> Result<()> {
-        let align = u64::from(self.limits().request_align);
+        let limits = self.limits();
+        let align = u64::from(limits.request_align);
         let range = range.start.next_multiple_of(align)..range.end - range.end % align;
         if !self.state().flags.discard || range.is_empty() {
             return Ok(());
         }
         let _guard = self.inflight.begin(range.clone(), Mode::Plain);
-        match self.state().driver.discard(range) {
+        // Only a driver that limits discards cares where they are taken apart.
+        let granularity = limits.max_discard.map_or(limits.request_align, |_| limits.discard_granularity);
+        split_at_granularity(range, granularity)
+            .flat_map(|piece| chunks(piece, limits.max_discard))
+            .try_for_each(|piece| self.discard_piece(piece))
+    }
+
+    fn discard_piece(&self, piece: Range<u64>) -> Result<()> {
+        match self.state().driver.discard(piece) {
             Err(e) if e.kind() == Kind::Unsupported => Ok(()),
             done => done,
         }
@@ -434,7 +472,15 @@ impl Node {
     /// # Errors
     /// The driver's.
     pub fn flush(&self, level: Level) -> Result<()> {
-        self.state().driver.flush(level)
+        let state = self.state();
+        let Some(below) = self.primary() else { return state.driver.flush(level) };
+        below.event(Event("flush_to_os"));
+        state.driver.flush(Level::Os)?;
+        if level == Level::Os {
+            return Ok(());
+        }
+        below.event(Event("flush_to_disk"));
+        state.driver.flush(Level::Disk)
     }
 
     /// What the run at `at` is in this layer; past the end, zeroes.
@@ -587,6 +633,33 @@ impl Edge {
     fn after(self) -> Event {
         Event(if self == Edge::Head { "pwritev_rmw_after_head" } else { "pwritev_rmw_after_tail" })
     }
+}
+
+/// So many zeroes.
+fn zeroes(len: u64) -> IoVec<'static> {
+    let mut vector = IoVec::new();
+    for piece in chunks(0..len, Some(ZEROES.0.len() as u64)) {
+        vector.push(&ZEROES.0[..(piece.end - piece.start) as usize]);
+    }
+    vector
+}
+
+/// How zeroes are sent that were to be written with these flags.
+fn sent_flags(flags: ZeroFlags) -> WriteFlags {
+    let mut write = WriteFlags::empty();
+    write.set(WriteFlags::FUA, flags.contains(ZeroFlags::FUA));
+    write
+}
+
+/// A range in pieces of at most `most` bytes.
+fn chunks(range: Range<u64>, most: Option<u64>) -> impl Iterator<Item = Range<u64>> {
+    let step = most.unwrap_or(u64::MAX).max(1);
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let piece = at..range.end.min(at.saturating_add(step));
+        at = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// The smallest aligned range that covers `len` bytes at `at`.

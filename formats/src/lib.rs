@@ -11,6 +11,7 @@ pub mod mapped;
 pub mod qcow2;
 pub mod raw;
 
+use block::filter::blkdebug;
 use block::graph::DriverTable;
 use block::protocol::{file, nbd, null};
 
@@ -25,4 +26,5 @@ pub const DRIVERS: DriverTable = DriverTable(&[
     &nbd::NBD,
     &null::NULL_CO,
     &null::NULL_AIO,
+    &blkdebug::ROW,
 ]);

@@ -185,9 +185,14 @@ pub(super) fn below(flags: OpenFlags) -> OpenFlags {
     OpenFlags { discard: true, ..flags }
 }
 
-/// What a format keeps its bytes in (`file`, `header`, `data-file`) is a protocol; anything else without a driver is probed.
+/// What a format keeps its bytes in (`file`, `header`, `data-file`) is a protocol, and so is what stands for it, whose
+/// kind is protocol too; anything else without a driver is probed.
 fn layer_of(parent: DriverKind, role: &str) -> Layer {
-    if parent == DriverKind::Format && role != "backing" { Layer::Protocol } else { Layer::Any }
+    match parent {
+        DriverKind::Format if role == "backing" => Layer::Any,
+        DriverKind::Format | DriverKind::Protocol => Layer::Protocol,
+        DriverKind::Filter => Layer::Any,
+    }
 }
 
 /// What a name without a driver may become.
@@ -406,6 +411,9 @@ fn take_children(
     let mut children = BTreeMap::new();
     for role in row.children {
         let name = if *role == "file" { filename.take() } else { None };
+        // How the file name of a filter names its child.
+        let inner = || options.take(&format!("x-{role}"))?.as_str().map(str::to_owned);
+        let name = name.or_else(inner);
         if let Some(source) = child_source(name, options.take(role)) {
             children.insert(*role, source);
         }
@@ -450,7 +458,7 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
         .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let filename = match row.kind {
         DriverKind::Protocol => {
-            (row.filename)(options).unwrap_or_else(|| json_name(&described(row, options, children)))
+            (row.filename)(options, children).unwrap_or_else(|| json_name(&described(row, options, children)))
         }
         _ => layered_name(row, options, children),
     };
@@ -468,7 +476,9 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
 
 /// Whether this is a protocol that a file name says all about.
 fn is_plain(child: &Child) -> bool {
-    child.node().children().is_empty() && !child.node().name().filename.starts_with("json:")
+    let node = child.node();
+    let kind = node.state().opened.as_ref().map_or(DriverKind::Protocol, |opened| opened.row.kind);
+    kind == DriverKind::Protocol && !node.name().filename.starts_with("json:")
 }
 
 /// The options that would open this node again.

@@ -1,7 +1,7 @@
 //! The driver table: one static row per driver, from which opening, creating and all help texts are generated.
 
 use super::{CreateOption, CreateRow, OpenCtx};
-use crate::{Driver, Options, Result};
+use crate::{Child, Driver, Options, Result};
 
 /// Where a driver stands in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub struct DriverRow {
     pub prefixes: &'static [&'static str],
     /// Turns a file name of this protocol into options.
     pub parse_filename: fn(&str) -> Result<Options>,
-    /// The file name that says all about a node of this protocol, given its options; where none does, the node is
-    /// called `json:{…}`.
-    pub filename: fn(&Options) -> Option<String>,
+    /// The file name that says all about a node of this protocol, given its options and children; where none does, the
+    /// node is called `json:{…}`.
+    pub filename: fn(&Options, &[Child]) -> Option<String>,
     /// How surely a file is in this format: 0 (not) to 100.
     pub probe: fn(&Probe<'_>) -> u8,
     /// The roles of its children that options may describe.
@@ -62,7 +62,7 @@ impl DriverRow {
             kind,
             prefixes: &[],
             parse_filename: |_| Ok(Options::new()),
-            filename: |options| options.get_str("filename").map(str::to_owned),
+            filename: |options, _| options.get_str("filename").map(str::to_owned),
             probe: |_| 0,
             children: &[],
             strong_options: &[],

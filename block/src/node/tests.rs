@@ -109,7 +109,9 @@ impl Driver for Strict {
     }
 
     fn event(&self, event: Event) {
-        self.log.lock().unwrap().push(event.0.to_owned());
+        if event.0.starts_with("pwritev_rmw") {
+            self.log.lock().unwrap().push(event.0.to_owned());
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::graph::{DriverKind, DriverRow, OpenCtx, ReopenCtx};
 use crate::{
-    Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Options, Result, Want, WriteFlags,
-    ZeroFlags,
+    Child, Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Options, Result, Want,
+    WriteFlags, ZeroFlags,
 };
 use secret::options::Size;
 use serde::Deserialize;
@@ -14,17 +14,17 @@ const STRONG: [&str; 2] = ["size", "read-zeroes"];
 
 /// The `null-co` driver.
 pub static NULL_CO: DriverRow =
-    row("null-co", &["null-co"], |name| parse_filename("null-co", name), |o| filename("null-co", o));
+    row("null-co", &["null-co"], |name| parse_filename("null-co", name), |o, _| filename("null-co", o));
 
 /// The `null-aio` driver, which is the same.
 pub static NULL_AIO: DriverRow =
-    row("null-aio", &["null-aio"], |name| parse_filename("null-aio", name), |o| filename("null-aio", o));
+    row("null-aio", &["null-aio"], |name| parse_filename("null-aio", name), |o, _| filename("null-aio", o));
 
 const fn row(
     name: &'static str,
     prefixes: &'static [&'static str],
     parse_filename: fn(&str) -> Result<Options>,
-    filename: fn(&Options) -> Option<String>,
+    filename: fn(&Options, &[Child]) -> Option<String>,
 ) -> DriverRow {
     DriverRow {
         prefixes,

@@ -17,8 +17,8 @@ use block::amend::AmendCtx;
 use block::buffer::Pool;
 use block::graph::{CreateOptions, ReopenCtx};
 use block::{
-    Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Quiesced, Resize,
-    Result, SECTOR, Want, WriteFlags,
+    Child, Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Quiesced, Resize, Result,
+    SECTOR, Want, WriteFlags,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -180,10 +180,6 @@ impl Driver for Payload {
 
     fn amend(&self) -> Option<&dyn block::amend::Amend> {
         Some(self)
-    }
-
-    fn event(&self, event: Event) {
-        self.file.node().event(event);
     }
 
     fn info(&self) -> FormatInfo {

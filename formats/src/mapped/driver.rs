@@ -27,6 +27,11 @@ impl<F: MappedFormat> Mapped<F> {
         &self.format
     }
 
+    /// Tells the file what is about to be done.
+    pub(super) fn announce(&self, event: &'static str) {
+        self.format.file().node().event(Event(event));
+    }
+
     /// Widens a range that is not whole units to whole units, where the rest of them reads as zeroes already.
     fn widen(&self, range: Range<u64>) -> Result<Range<u64>> {
         let unit = u64::from(self.format.limits().zero_granularity);
@@ -101,10 +106,6 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn close(&self) -> Result<()> {
         self.format.close()
-    }
-
-    fn event(&self, event: Event) {
-        self.format.file().node().event(event);
     }
 
     fn info(&self) -> FormatInfo {

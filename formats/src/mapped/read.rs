@@ -32,7 +32,10 @@ impl<F: MappedFormat> Mapped<F> {
     /// A shorter backing file is followed by zeroes.
     fn read_backing(&self, at: GuestOffset, to: &mut IoVecMut<'_>) -> Result<()> {
         match self.format.backing() {
-            Some(backing) => backing.read(at.0, to),
+            Some(backing) => {
+                self.announce("read_backing_aio");
+                backing.read(at.0, to)
+            }
             None => {
                 to.fill(0);
                 Ok(())
@@ -41,6 +44,7 @@ impl<F: MappedFormat> Mapped<F> {
     }
 
     fn read_stored(&self, at: GuestOffset, host: HostOffset, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.announce("read_aio");
         let Some(cipher) = self.format.cipher() else { return self.format.data().read(host.0, to) };
         let mut bounce = Buffer::zeroed(to.len());
         self.format.data().read_exact(host.0, &mut bounce)?;
@@ -59,6 +63,7 @@ impl<F: MappedFormat> Mapped<F> {
         let size = self.format.cluster_size();
         let mut cluster = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        self.announce("read_compressed");
         self.format.file().read_exact(host.0, &mut bytes)?;
         self.format.decompress(&bytes, &mut cluster)?;
         let skip = usize::try_from(at.0 % size).unwrap_or(usize::MAX);

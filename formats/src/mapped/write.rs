@@ -98,10 +98,12 @@ impl<F: MappedFormat> Mapped<F> {
             if len <= ZEROES.len() as u64 {
                 return Ok(Around::Zeroes(usize::try_from(len).unwrap_or(0)));
             }
+            self.announce("cluster_alloc_space");
             self.format.data().write_zeroes(host..host + len, ZeroFlags::empty())?;
             return Ok(Around::Nothing);
         }
         let mut bytes = Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+        self.announce("cow_read");
         self.read_at(GuestOffset(guest.start), &mut IoVecMut::from(&mut *bytes), Reader::LeaseHolder)?;
         Ok(Around::Bytes(bytes))
     }
@@ -136,6 +138,7 @@ impl<F: MappedFormat> Mapped<F> {
 
     /// Writes to the file for data, encrypting where the image is.
     fn send(&self, at: GuestOffset, host: u64, from: &IoVec<'_>) -> Result<()> {
+        self.announce("write_aio");
         let Some(cipher) = self.format.cipher() else {
             return self.format.data().write(host, from, WriteFlags::empty());
         };
@@ -160,7 +163,10 @@ impl<F: MappedFormat> Mapped<F> {
             cluster[piece.len()..].fill(0);
             let here = at.plus(done as u64);
             match self.format.compress(&cluster)? {
-                Some(bytes) => self.format.store_compressed(here, &bytes)?,
+                Some(bytes) => {
+                    self.announce("write_compressed");
+                    self.format.store_compressed(here, &bytes)?;
+                }
                 None => self.write_at(here, &piece)?,
             }
         }

@@ -118,12 +118,8 @@ impl Driver for Raw {
     fn limits(&self) -> Limits {
         let below = self.file.node().limits();
         Limits {
-            request_align: match self.guesses {
-                // The first sector is looked at as a whole.
-                Some(_) => below.request_align.max(SECTOR as u32),
-                None if self.offset == 0 => below.request_align,
-                None => 1,
-            },
+            // A guessed format's first sector is looked at as a whole; otherwise alignment is the file's own business.
+            request_align: if self.guesses.is_some() { SECTOR as u32 } else { 1 },
             cluster_size: None,
             ..below
         }
@@ -138,11 +134,13 @@ impl Driver for Raw {
     }
 
     fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.file.node().event(Event("read_aio"));
         self.file.read(self.shift(at)?, to)
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
         self.keep_raw(at, from)?;
+        self.file.node().event(Event("write_aio"));
         self.file.node().write(self.shift(at)?, from, flags)
     }
 
@@ -171,9 +169,5 @@ impl Driver for Raw {
         let options: RawOptions = ctx.options(&["offset", "size"])?;
         let file = ctx.child("file", options.perms(ctx.perms))?;
         Ok(Box::new(Raw::new(file, &options, self.guesses)?))
-    }
-
-    fn event(&self, event: Event) {
-        self.file.node().event(event);
     }
 }

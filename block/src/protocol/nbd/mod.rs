@@ -18,7 +18,7 @@ use std::time::Duration;
 pub static NBD: DriverRow = DriverRow {
     prefixes: &["nbd", "nbd+tcp", "nbd+unix"],
     parse_filename,
-    filename,
+    filename: |options, _| filename(options),
     strong_options: &["path", "host", "port", "export", "tls-creds", "tls-hostname", "server"],
     create: Some(&crate::protocol::existing::ROW),
     ..DriverRow::new("nbd", DriverKind::Protocol, open)
