@@ -1,4 +1,4 @@
-//! Image formats: raw and LUKS, and the sector ciphers they share.
+//! Image formats: raw, qcow, qcow2 and LUKS, and the sector ciphers they share.
 //!
 //! Every format has the same rooms: `mod` (row and driver), `header` (on-disk bytes to a validated model), `create`,
 //! and what else it needs.
@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+mod deflate;
+mod encrypt;
 pub mod luks;
 pub mod mapped;
+pub mod qcow;
 pub mod qcow2;
 pub mod raw;
 
@@ -19,6 +22,7 @@ use block::protocol::{file, nbd, null};
 pub const DRIVERS: DriverTable = DriverTable(&[
     &raw::ROW,
     &luks::ROW,
+    &qcow::ROW,
     &qcow2::ROW,
     &file::FILE,
     &file::HOST_DEVICE,

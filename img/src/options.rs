@@ -93,9 +93,10 @@ pub(crate) fn print_help(tool: &Tool<'_>, format: &str, filename: Option<&str>) 
     Ok(())
 }
 
-/// Prints a line for each option, in the order of their names.
+/// Prints a line for each option, in the order of their names. Options without help are not advertised.
 pub(crate) fn help_table(out: &Out, table: &[CreateOption]) {
     let mut table = table.to_vec();
+    table.retain(|option| !option.help.is_empty());
     table.sort_by_key(|option| option.name);
     table.iter().for_each(|option| out.line(&help_line(option)));
 }

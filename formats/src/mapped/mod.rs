@@ -10,12 +10,14 @@
 
 mod address;
 mod driver;
+mod lease;
 mod pins;
 mod read;
 mod write;
 
 pub use address::{ClusterIndex, GuestOffset, HostOffset};
 pub use driver::Mapped;
+pub(crate) use lease::Leases;
 pub use pins::{Pin, Pins};
 
 use block::amend::Amend;

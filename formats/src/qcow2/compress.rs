@@ -1,37 +1,26 @@
 //! Compressed clusters: raw deflate with a 4 KiB window, or one Zstandard frame.
 
 use super::header::Compression;
+use crate::deflate::{deflate, inflate};
 use block::{Error, Result};
-use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
-/// log2 of the deflate window: what QEMU writes, and all it reads.
-const WINDOW_BITS: u8 = 12;
 /// Zstandard's level: its own default.
 const ZSTD_LEVEL: i32 = 3;
 
 /// Compresses a cluster; `None` when that saves nothing.
 pub(super) fn compress(method: Compression, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut out = Vec::with_capacity(cluster.len() - 1);
-    let done = match method {
-        Compression::Zlib => {
-            let mut deflate =
-                Compress::new_with_window_bits(flate2::Compression::default(), false, WINDOW_BITS);
-            let status = deflate.compress_vec(cluster, &mut out, FlushCompress::Finish);
-            matches!(status, Ok(Status::StreamEnd))
-        }
+    Ok(match method {
+        Compression::Zlib => deflate(cluster),
         Compression::Zstd => {
-            out.resize(cluster.len() - 1, 0);
-            match zstd::bulk::compress_to_buffer(cluster, &mut out, ZSTD_LEVEL) {
-                Ok(len) => {
-                    out.truncate(len);
-                    true
-                }
-                Err(_) => false,
-            }
+            let mut out = vec![0; cluster.len() - 1];
+            let len = zstd::bulk::compress_to_buffer(cluster, &mut out, ZSTD_LEVEL).ok();
+            len.map(|len| {
+                out.truncate(len);
+                out
+            })
         }
-    };
-    Ok(done.then_some(out))
+    })
 }
 
 /// Fills `cluster` from compressed bytes, which may be followed by others.
@@ -41,13 +30,6 @@ pub(super) fn decompress(method: Compression, bytes: &[u8], cluster: &mut [u8]) 
         Compression::Zstd => unzstd(bytes, cluster),
     };
     if filled { Ok(()) } else { Err(Error::corrupt(Error::from_errno(nix::libc::EIO).strerror())) }
-}
-
-fn inflate(bytes: &[u8], cluster: &mut [u8]) -> bool {
-    let mut inflate = Decompress::new_with_window_bits(false, WINDOW_BITS);
-    // An error after the last byte of the cluster concerns what follows the data.
-    let _ = inflate.decompress(bytes, cluster, FlushDecompress::Finish);
-    inflate.total_out() == cluster.len() as u64
 }
 
 fn unzstd(bytes: &[u8], cluster: &mut [u8]) -> bool {

@@ -3,6 +3,7 @@
 use super::header::{CryptMethod, Header};
 use super::image::Qcow2;
 use super::options::Qcow2Options;
+use crate::encrypt::{self, EncryptOptions};
 use crate::mapped::PayloadCipher;
 use block::graph::{CreateOptions, Env, OpenCtx};
 use block::{Child, Error, Result};
@@ -17,29 +18,22 @@ pub(super) fn open(
     header: &Header,
     _file: &Child,
 ) -> Result<Option<Box<dyn PayloadCipher>>> {
-    let format = options.encrypt.as_ref().and_then(|e| e.format.as_deref());
+    let given = options.encrypt.as_ref();
     let method = match header.crypt {
-        CryptMethod::None => {
-            return match options.encrypt {
-                Some(_) => Err(Error::invalid("No encryption in image header, but encryption options given")),
-                None => Ok(None),
-            };
-        }
-        CryptMethod::Aes => "aes",
-        CryptMethod::Luks => "luks",
+        CryptMethod::None => None,
+        CryptMethod::Aes => Some("aes"),
+        CryptMethod::Luks => Some("luks"),
     };
-    if let Some(format) = format.filter(|f| *f != method) {
-        return Err(Error::invalid(format!(
-            "Header reported '{method}' encryption format but options specify '{format}'"
-        )));
+    EncryptOptions::check(given, method)?;
+    match header.crypt {
+        CryptMethod::None => Ok(None),
+        CryptMethod::Aes => encrypt::open_aes(ctx, given, options.legacy_aes_write.unwrap_or(false)),
+        CryptMethod::Luks if ctx.flags.no_io => Ok(None),
+        CryptMethod::Luks => {
+            EncryptOptions::secret(given, ctx.env)?;
+            Err(Error::unsupported("Encrypted qcow2 images ('luks') are not supported yet"))
+        }
     }
-    if ctx.flags.no_io {
-        return Ok(None);
-    }
-    if options.encrypt.as_ref().is_none_or(|e| e.key_secret.is_none()) {
-        return Err(Error::invalid("Parameter 'encrypt.key-secret' is required for cipher"));
-    }
-    Err(Error::unsupported(format!("Encrypted qcow2 images ('{method}') are not supported yet")))
 }
 
 /// Changes the key slots of an image that is encrypted with LUKS, as the `encrypt.` options say.

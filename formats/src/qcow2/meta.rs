@@ -5,10 +5,9 @@ use super::features::Incompatible;
 use super::free::Pending;
 use super::geometry::Geometry;
 use super::header::{Header, Version, field};
-use super::lease::Leases;
 use super::order::{Caches, Tables};
 use super::snapshot::Snapshot;
-use crate::mapped::{ClusterIndex, GuestOffset, HostOffset, Pins};
+use crate::mapped::{ClusterIndex, GuestOffset, HostOffset, Leases, Pins};
 use block::{Error, Event, Result};
 
 /// Why a cluster is not needed any more; decides whether the file is told.

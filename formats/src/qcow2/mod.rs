@@ -2,7 +2,7 @@
 //!
 //! The rooms: `header`, `extension`, `features`, `entry`, `snapshot` turn bytes into values and back; `geometry` says how
 //! offsets split; `cache` and `order` hold tables and know what must reach the disk before what; `refcount`, `alloc`,
-//! `reftable`, `free` manage host clusters; `lookup`, `reserve`, `zero`, `lease` manage guest clusters; `meta` is what
+//! `reftable`, `free` manage host clusters; `lookup`, `reserve`, `zero` manage guest clusters; `meta` is what
 //! they all work on and `image` what the shared driver ([`crate::mapped`]) talks to; `open`, `create`, `resize`, `info`
 //! `amend`
 //! are what the user asks for.
@@ -28,7 +28,6 @@ mod header;
 mod image;
 mod info;
 mod l1;
-mod lease;
 mod lookup;
 mod meta;
 mod open;

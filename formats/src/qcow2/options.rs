@@ -1,5 +1,6 @@
 //! Options of an open image, as `--image-opts` and `json:` names take them.
 
+use crate::encrypt::EncryptOptions;
 use secret::options::Size;
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,12 +23,6 @@ pub(super) struct Qcow2Options {
     pub(super) refcount_cache_size: Option<Size>,
     pub(super) cache_clean_interval: Option<u64>,
     pub(super) encrypt: Option<EncryptOptions>,
-}
-
-/// How to decrypt.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub(super) struct EncryptOptions {
-    pub(super) format: Option<String>,
-    pub(super) key_secret: Option<String>,
+    /// Lets an image with legacy AES be written.
+    pub(super) legacy_aes_write: Option<bool>,
 }

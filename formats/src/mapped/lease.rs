@@ -4,20 +4,20 @@ use std::ops::Range;
 
 /// The live leases of an image.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     next: u64,
     live: Vec<(u64, Range<u64>)>,
 }
 
 impl Leases {
     /// How many of the `len` bytes at `at` come before the first leased cluster; 0 when the first is leased.
-    pub(super) fn clear_bytes(&self, at: u64, len: u64) -> u64 {
+    pub(crate) fn clear_bytes(&self, at: u64, len: u64) -> u64 {
         let ahead = self.live.iter().filter(|(_, range)| range.end > at);
         ahead.map(|(_, range)| range.start.saturating_sub(at)).fold(len, u64::min)
     }
 
     /// Leases the guest clusters of `range`, which are free.
-    pub(super) fn take(&mut self, range: Range<u64>) -> u64 {
+    pub(crate) fn take(&mut self, range: Range<u64>) -> u64 {
         debug_assert_eq!(self.clear_bytes(range.start, range.end - range.start), range.end - range.start);
         self.next += 1;
         self.live.push((self.next, range));
@@ -25,7 +25,7 @@ impl Leases {
     }
 
     /// Ends a lease.
-    pub(super) fn give_back(&mut self, id: u64) {
+    pub(crate) fn give_back(&mut self, id: u64) {
         self.live.retain(|(live, _)| *live != id);
     }
 }
