@@ -100,7 +100,8 @@ impl Header {
     /// Parses the beginning of a file.
     ///
     /// # Errors
-    /// QEMU's sentence about the first rule that does not hold; the hint says where the field is.
+    /// QEMU's sentence about the first rule that does not hold; where its suite allows more, a hint says where the field
+    /// is.
     pub(super) fn parse(bytes: &[u8; BYTES]) -> Result<Self> {
         let disk: &Disk = zerocopy::transmute_ref!(bytes);
         check_format(disk)?;
@@ -109,13 +110,11 @@ impl Header {
             return Err(wrong(text, "size", offset_of!(Disk, size)));
         }
         if !TABLE_BITS.contains(&disk.cluster_bits) {
-            let text = "Cluster size must be between 512 and 64k";
-            return Err(wrong(text, "cluster bits", offset_of!(Disk, cluster_bits)));
+            return Err(Error::invalid("Cluster size must be between 512 and 64k"));
         }
         // Entries have eight bytes.
         if !TABLE_BITS.contains(&disk.l2_bits.saturating_add(3)) {
-            let text = "L2 table size must be between 512 and 64k";
-            return Err(wrong(text, "L2 bits", offset_of!(Disk, l2_bits)));
+            return Err(Error::invalid("L2 table size must be between 512 and 64k"));
         }
         if disk.crypt.get() > 1 {
             return Err(wrong(
@@ -126,7 +125,7 @@ impl Header {
         }
         let geometry = Geometry { cluster_bits: disk.cluster_bits, l2_bits: disk.l2_bits };
         if disk.size.get().div_ceil(geometry.l2_coverage()) > MAX_L1_ENTRIES {
-            return Err(wrong("Image too large", "size", offset_of!(Disk, size)));
+            return Err(Error::invalid("Image too large"));
         }
         let backing = disk.backing()?;
         let header = Header {
@@ -185,8 +184,7 @@ impl Disk {
             return Ok((0, 0));
         }
         if len > MAX_BACKING_NAME {
-            let at = offset_of!(Disk, backing_len);
-            return Err(wrong("Backing file name too long", "backing file name length", at));
+            return Err(Error::invalid("Backing file name too long"));
         }
         Ok((offset, len))
     }
