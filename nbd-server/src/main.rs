@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod device;
 mod list;
 mod plan;
 mod serve;
@@ -35,6 +36,7 @@ fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
     }
     match plan::plan(cli, out)? {
         Job::List(job) => list::run(&job, &objects, out),
+        Job::Detach(path) => device::detach(&path, out),
         Job::Serve(job) if job.fork => match daemon::detach()? {
             Side::Parent(status) => Ok(status),
             Side::Child(daemon) => serve::run(&job, &objects, out, Some(daemon)),

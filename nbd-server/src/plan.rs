@@ -5,7 +5,7 @@ use block::channel::Address;
 use block::graph::{CacheMode, OpenFlags, Source};
 use block::nbd::wire::MAX_STRING;
 use block::tool::Out;
-use block::{DetectZeroes, Error, Options, Result};
+use block::{Context, DetectZeroes, Error, Options, Result};
 use secret::options::keyval::{self, Bare};
 use secret::options::size;
 use serde::Deserialize;
@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(crate) enum Job {
     /// List the exports of a server.
     List(ListJob),
+    /// Detach this kernel device.
+    Detach(PathBuf),
     /// Serve.
     Serve(Box<ServeJob>),
 }
@@ -38,7 +40,11 @@ pub(crate) struct ServeJob {
     pub(crate) tls_creds: Option<String>,
     /// The id of what judges clients' names.
     pub(crate) tls_authz: Option<String>,
-    pub(crate) address: Listen,
+    pub(crate) address: Option<Listen>,
+    /// The kernel device to attach.
+    pub(crate) device: Option<PathBuf>,
+    /// The SELinux label of the socket.
+    pub(crate) label: Option<String>,
     pub(crate) exports: Vec<ExportJob>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) persistent: bool,
@@ -81,24 +87,30 @@ pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
         offset(&cli)?;
     }
     check_tls(&cli)?;
+    check_channel(&cli)?;
     refuse_unavailable(&cli)?;
     if cli.disconnect {
-        return Err(disconnect(&cli, out));
+        return disconnect(&cli, out);
     }
     if cli.list {
         return list(&cli);
     }
     let exports = exports(&cli, flags, out)?;
-    let address = listen(&cli)?;
+    // A device's connection stays inside; others get in only if asked for.
+    let inside = cli.connect.is_some() && cli.socket.is_none();
+    let address = if inside { None } else { Some(listen(&cli)?) };
+    let background = cli.connect.is_some() && !cli.verbose;
     Ok(Job::Serve(Box::new(ServeJob {
         tls_creds: cli.tls_creds,
         tls_authz: cli.tls_authz,
         address,
+        device: cli.connect.map(PathBuf::from),
+        label: cli.selinux_label,
         exports,
         max_clients,
         persistent: cli.persistent,
         handshake_limit,
-        fork: cli.fork,
+        fork: cli.fork || background,
         verbose: cli.verbose,
         pid_file: cli.pid_file,
     })))
@@ -196,9 +208,6 @@ fn check_tls(cli: &Cli) -> Result<()> {
 
 /// What is asked for and not built into this program.
 fn refuse_unavailable(cli: &Cli) -> Result<()> {
-    if cli.selinux_label.is_some() {
-        return Err(Error::unsupported("SELinux support not enabled in this binary"));
-    }
     if cli.snapshot {
         return Err(Error::unsupported("Temporary snapshots are not supported in this build"));
     }
@@ -209,23 +218,28 @@ fn refuse_unavailable(cli: &Cli) -> Result<()> {
     if let Some(name) = cli.bitmaps.first() {
         return Err(Error::new(block::Kind::NotFound, format!("Bitmap '{name}' is not found")));
     }
-    if let Some(device) = cli.connect.as_deref().filter(|_| !cli.list) {
-        return Err(kernel_device(device, "Failed to open"));
-    }
     Ok(())
 }
 
-fn kernel_device(device: &str, what: &str) -> Error {
-    match std::fs::File::open(device) {
-        Err(e) => Error::from(e).context(format!("{what} {device}")),
-        Ok(_) => Error::unsupported("Kernel /dev/nbdN support not available"),
+/// What a kernel device and a labelled socket do not go together with.
+fn check_channel(cli: &Cli) -> Result<()> {
+    if cli.selinux_label.is_some() && cli.socket.is_none() {
+        return Err(Error::invalid("--selinux-label is not permitted without --socket"));
     }
+    let Some(device) = cli.connect.as_deref().filter(|_| !cli.list) else { return Ok(()) };
+    if cli.tls_creds.is_some() {
+        return Err(Error::invalid("TLS is not supported with a host device"));
+    }
+    std::fs::File::open(device).map(drop).context(|| format!("Failed to open {device}"))
 }
 
-fn disconnect(cli: &Cli, out: &Out) -> Error {
+fn disconnect(cli: &Cli, out: &Out) -> Result<Job> {
     match &cli.files[..] {
-        [device] => kernel_device(device, "Cannot open"),
-        _ => wrong_count(out),
+        [device] => {
+            std::fs::File::open(device).context(|| format!("Cannot open {device}"))?;
+            Ok(Job::Detach(device.into()))
+        }
+        _ => Err(wrong_count(out)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Serving: listen, open the images, tell that we are ready, serve, and close in order.
 
+use crate::device::Attached;
 use crate::plan::{ExportJob, Listen, ServeJob};
-use block::channel::{Listener, ServerTls, activated};
+use block::channel::{Listener, ServerTls, Socket, activated};
 use block::graph::{self, Env, Source};
 use block::nbd::server::{Export, Exports, MetaContext, Server, ServerOptions};
 use block::tool::Out;
@@ -31,7 +32,7 @@ pub(crate) fn run(job: &ServeJob, objects: &Registry, out: &Out, daemon: Option<
     raise_descriptor_limit();
     let tls = job.tls_creds.as_deref().map(|id| ServerTls::find(objects, id, job.tls_authz.as_deref()));
     let tls = tls.transpose().context(|| "Failed to get TLS creds")?;
-    let listeners = listeners(&job.address)?;
+    let listeners = listeners(job)?;
     let env = Env { drivers: formats::DRIVERS, objects };
     let shared = job.max_clients != Some(1);
     let exports = job.exports.iter().map(|export| open(env, export, shared));
@@ -49,17 +50,44 @@ pub(crate) fn run(job: &ServeJob, objects: &Registry, out: &Out, daemon: Option<
         // Nobody may be listening.
         let _ = writeln!(std::io::stderr(), "{program}: {text}");
     };
-    let server = Server::new(Exports(exports), listeners, options, Box::new(log))?;
+    let mut server = Server::new(Exports(exports), listeners, options, Box::new(log))?;
     if let Some(path) = &job.pid_file {
         write_pid(path)?;
     }
-    if let Some(daemon) = daemon {
-        std::env::set_current_dir("/").context(|| "Could not chdir to root directory")?;
-        daemon.ready(job.verbose)?;
-    }
+    let ready = ready(daemon, job.verbose);
+    let attached = match &job.device {
+        Some(path) => Some(attach(path, &mut server, job, ready)?),
+        None => {
+            ready()?;
+            None
+        }
+    };
     let served = server.run(interrupt.as_fd());
+    let detached = attached.map_or(Ok(()), Attached::finish);
     let closed = images.into_iter().map(close).fold(Ok(()), Result::and);
-    served.and(closed).map(|()| ExitCode::SUCCESS)
+    served.and(detached).and(closed).map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells the parent, if there is one, that clients can connect.
+fn ready(daemon: Option<Daemon>, verbose: bool) -> impl FnOnce() -> Result<()> + Send + 'static {
+    move || {
+        let Some(daemon) = daemon else { return Ok(()) };
+        std::env::set_current_dir("/").context(|| "Could not chdir to root directory")?;
+        daemon.ready(verbose)
+    }
+}
+
+/// Has the server serve the kernel, over a connection of its own.
+fn attach(
+    path: &Path,
+    server: &mut Server,
+    job: &ServeJob,
+    ready: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<Attached> {
+    let (ours, kernels) = Socket::pair()?;
+    server.admit(ours);
+    let export = job.exports.first().map(|export| export.name.clone()).unwrap_or_default();
+    Attached::start(path, kernels, export, ready)
 }
 
 fn close(image: Image) -> Result<()> {
@@ -82,11 +110,28 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn listeners(from: &Listen) -> Result<Vec<Listener>> {
-    match from {
-        Listen::At(address) => Listener::bind(address),
-        Listen::Activated => activated(),
-    }
+fn listeners(job: &ServeJob) -> Result<Vec<Listener>> {
+    let label = job.label.as_deref();
+    set_socket_label(label)?;
+    let listeners = match &job.address {
+        Some(Listen::At(address)) => Listener::bind(address),
+        Some(Listen::Activated) => activated(),
+        None => Ok(Vec::new()),
+    };
+    // Only the one socket is to have it.
+    set_socket_label(label.map(|_| ""))?;
+    listeners
+}
+
+/// Sets what SELinux labels the sockets of this thread with from here on; the empty label is the usual one.
+fn set_socket_label(label: Option<&str>) -> Result<()> {
+    let Some(label) = label else { return Ok(()) };
+    let bytes = if label.is_empty() { Vec::new() } else { [label.as_bytes(), b"\0"].concat() };
+    let file = OpenOptions::new().write(true).open("/proc/thread-self/attr/sockcreate");
+    file.and_then(|mut file| file.write_all(&bytes)).context(|| match label {
+        "" => "Cannot clear SELinux socket create context".to_owned(),
+        label => format!("Cannot set SELinux socket create context to {label}"),
+    })
 }
 
 fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {

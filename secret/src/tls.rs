@@ -127,6 +127,23 @@ impl Registry {
         Ok(credentials)
     }
 
+    /// The only TLS credentials for this end of connections.
+    ///
+    /// # Errors
+    /// There are none, or several.
+    pub fn only_tls_credentials(&self, end: Endpoint) -> Result<Arc<dyn TlsCredentials>> {
+        let all = self.iter().filter_map(|(_, object)| object.as_tls_credentials());
+        let mut fitting: Vec<_> = all.filter(|credentials| credentials.endpoint() == end).collect();
+        match (fitting.pop(), fitting.is_empty()) {
+            (Some(credentials), true) => Ok(credentials),
+            (None, _) => Err(Error::invalid("A secure connection needs TLS credentials").with_hint(format!(
+                "Make them first: --object tls-creds-x509,id=tls0,dir=DIR,endpoint={end}"
+            ))),
+            (Some(_), false) => Err(Error::invalid("There are several TLS credentials to choose from")
+                .with_hint("Name one with tls-creds=ID.")),
+        }
+    }
+
     /// The authorisation `id`.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub struct Wanted {
     pub export: String,
     /// The meta context to ask the blocks' state in, if any.
     pub context: Option<String>,
+    /// The best headers to ask for.
+    pub headers: Headers,
 }
 
 /// What a server says of an export, and what was agreed on.
@@ -200,7 +202,7 @@ impl Talk {
     }
 
     fn fixed(&mut self, wanted: &Wanted, no_zeroes: bool) -> Result<ExportInfo> {
-        let mut export = ExportInfo::new(&wanted.export, self.upgrade()?);
+        let mut export = ExportInfo::new(&wanted.export, self.upgrade(wanted.headers)?);
         if let Some(context) = wanted.context.as_ref().filter(|_| export.headers >= Headers::Structured) {
             export.contexts = self.meta_contexts(option::SET_META_CONTEXT, &wanted.export, &[context])?;
             // A server may answer for more than was asked.
@@ -215,11 +217,11 @@ impl Talk {
         }
     }
 
-    /// The best headers the server has.
-    fn upgrade(&mut self) -> Result<Headers> {
+    /// The best headers the server has, up to `best`.
+    fn upgrade(&mut self, best: Headers) -> Result<Headers> {
         let steps =
             [(option::EXTENDED_HEADERS, Headers::Extended), (option::STRUCTURED_REPLY, Headers::Structured)];
-        for (option, headers) in steps {
+        for (option, headers) in steps.into_iter().filter(|(_, headers)| *headers <= best) {
             let reply = self.ask(option, &[])?;
             match reply.kind {
                 reply::ACK => return Ok(headers),
@@ -333,7 +335,7 @@ impl Talk {
     }
 
     fn list_all(&mut self) -> Result<Vec<ExportInfo>> {
-        let headers = self.upgrade()?;
+        let headers = self.upgrade(Headers::Extended)?;
         let mut list = Vec::new();
         for (name, text) in self.list()? {
             let mut export = ExportInfo::new(&name, headers);
@@ -458,6 +460,10 @@ fn name(option: u32) -> &'static str {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Wanted { export: String::new(), context: Some(BASE_ALLOCATION.to_owned()) }
+        Wanted {
+            export: String::new(),
+            context: Some(BASE_ALLOCATION.to_owned()),
+            headers: Headers::Extended,
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The transmission phase with one client: a pool of threads that take turns.
 //!
-//! A thread takes the input lock, reads one request, hands the lock on, executes the request, takes the output lock and
-//! replies with one vectored write. The pool starts with one thread and grows when all are busy and more input is
-//! there. A thread that finds the end of the input leaves, and so do the others; the last one out closes.
+//! A thread takes the input lock, reads one request (or a few short ones that came together), hands the lock on, executes
+//! what it has, takes the output lock and replies with one vectored write. The pool starts with one thread and grows when
+//! all are busy and more input is there, as far as [`Pace`] thinks threads are of use; those that are not leave. A
+//! thread that finds the end of the input leaves, and so do the others; the last one out closes.
 
 use super::super::wire::{Headers, MAX_PAYLOAD, Request, command, wire_error};
+use super::batch::{self, Batch};
 use super::budget::Budget;
+use super::pace::Pace;
 use super::reply::Reply;
 use super::request::{Operation, Refusal, ValidRequest, Zeroes, payload_len, validate};
 use super::status;
@@ -20,6 +23,7 @@ use std::net::Shutdown;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// How much input is read at once, in bytes: many small requests with their payloads.
 const INPUT: usize = 32 << 10;
@@ -38,6 +42,8 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     /// The most threads for one connection.
     pub(super) max_threads: usize,
+    /// The most while requests are quick.
+    pub(super) quick_threads: usize,
 }
 
 /// A client in the transmission phase.
@@ -51,6 +57,7 @@ pub(super) struct Connection {
     threads: AtomicUsize,
     /// Threads that wait for the input lock.
     waiting: AtomicUsize,
+    pace: Pace,
     /// Data known to be stored without holes: a later read inside need not ask again. It may become stale only by
     /// turning into zeroes, and then reading it is still right.
     data_run: Mutex<Range<u64>>,
@@ -66,6 +73,17 @@ struct Input {
     end: usize,
     /// Nothing more is to be read.
     ended: bool,
+}
+
+/// What a thread keeps from one turn to the next.
+#[derive(Default)]
+struct Worker {
+    /// The data of one request.
+    buffer: Buffer,
+    /// The requests of a batch.
+    batch: Vec<u8>,
+    /// Their answers.
+    answers: Vec<u8>,
 }
 
 /// A request as it came.
@@ -100,6 +118,7 @@ impl Connection {
             output: Mutex::new(()),
             threads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            pace: Pace::default(),
             data_run: Mutex::new(0..0),
             _client: client,
         });
@@ -117,27 +136,48 @@ impl Connection {
     }
 
     fn work(self: Arc<Self>) {
-        let mut buffer = Buffer::default();
-        loop {
+        let mut worker = Worker::default();
+        while !self.retire() {
             self.waiting.fetch_add(1, Ordering::AcqRel);
             let input = lock(&self.input);
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            if self.turn(input, &mut buffer).is_none() {
-                break;
+            if self.turn(input, &mut worker).is_none() {
+                if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.transport.shutdown(Shutdown::Both);
+                }
+                return;
             }
-            if buffer.len() > KEPT_BUFFER {
-                buffer = Buffer::default();
+            if worker.buffer.len() > KEPT_BUFFER {
+                worker.buffer = Buffer::default();
             }
-        }
-        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.transport.shutdown(Shutdown::Both);
         }
     }
 
-    /// One request, from reading to replying; `None` at the end.
-    fn turn(self: &Arc<Self>, mut input: MutexGuard<'_, Input>, buffer: &mut Buffer) -> Option<()> {
+    /// Whether this thread is one too many, and counted out. One always stays.
+    fn retire(&self) -> bool {
+        let limit = self.useful_threads();
+        let fewer = |threads: usize| (threads > limit).then(|| threads - 1);
+        self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
+    }
+
+    /// How many threads are of use at the moment; one at least.
+    fn useful_threads(&self) -> usize {
+        let quick = self.pace.is_quick();
+        if quick { self.shared.quick_threads } else { self.shared.max_threads }.max(1)
+    }
+
+    /// One request or one batch, from reading to replying; `None` at the end.
+    fn turn(self: &Arc<Self>, mut input: MutexGuard<'_, Input>, worker: &mut Worker) -> Option<()> {
+        self.await_header(&mut input)?;
+        if self.pace.is_quick() {
+            let batch = batch::find(self.session.headers, input.unused());
+            if batch.count > 1 {
+                return self.batch_turn(&batch, input, worker);
+            }
+        }
         let header = self.next_header(&mut input)?;
         let lease = self.shared.budget.take(held(&header));
+        let buffer = &mut worker.buffer;
         let Ok(received) = self.receive(header, &mut input, buffer) else { return input.end() };
         if received.request.command == command::DISC {
             return input.end();
@@ -152,11 +192,62 @@ impl Connection {
         Some(())
     }
 
+    /// Executes a batch and answers it with one write.
+    fn batch_turn(
+        self: &Arc<Self>,
+        batch: &Batch,
+        mut input: MutexGuard<'_, Input>,
+        worker: &mut Worker,
+    ) -> Option<()> {
+        let _lease = self.shared.budget.take(2 * batch.held);
+        worker.batch.clear();
+        worker.batch.extend_from_slice(&input.unused()[..batch.size]);
+        input.start += batch.size;
+        self.grow(&input);
+        drop(input);
+        worker.answers.clear();
+        let begun = Instant::now();
+        let mut rest = &worker.batch[..];
+        while let Some((request, payload)) = batch::next(self.session.headers, rest) {
+            self.answer(&request, payload, &mut worker.answers);
+            rest = &rest[Request::size(self.session.headers) + payload.len()..];
+        }
+        self.pace.note(begun.elapsed(), batch.count);
+        if self.send(&IoVec::from(&worker.answers[..])).is_err() {
+            self.transport.shutdown(Shutdown::Both);
+        }
+        Some(())
+    }
+
+    /// Executes a short read or write and appends the answer.
+    fn answer(&self, request: &Request, payload: &[u8], out: &mut Vec<u8>) {
+        let reply = self.reply_to(request);
+        let start = out.len();
+        let outcome = match validate(&self.session, request, payload) {
+            Err(refusal) => return reply.error(refused_code(&refusal), &refusal.text, out),
+            Ok(ValidRequest { operation: Operation::Read { .. }, range }) if range.is_empty() => {
+                reply.nothing_read(out);
+                Ok(())
+            }
+            Ok(ValidRequest { operation: Operation::Read { .. }, range }) => {
+                reply.data(range.start, range.end - range.start, true, out);
+                let data = out.len();
+                out.resize(data + (range.end - range.start) as usize, 0);
+                self.read_image(&range, &mut out[data..])
+            }
+            Ok(valid) => self.change(&valid, payload).map(|()| reply.ok(out)),
+        };
+        if let Err(e) = outcome {
+            out.truncate(start);
+            reply.error(wire_error(&e), &e.to_string(), out);
+        }
+    }
+
     /// Another thread, when nobody is left to take the next request and there is one.
     fn grow(self: &Arc<Self>, input: &Input) {
         let all_busy = self.waiting.load(Ordering::Acquire) == 0;
         if all_busy
-            && self.threads.load(Ordering::Relaxed) < self.shared.max_threads
+            && self.threads.load(Ordering::Relaxed) < self.useful_threads()
             && (input.start < input.end || self.transport.is_readable())
         {
             // Without it the others go on.
@@ -164,12 +255,13 @@ impl Connection {
         }
     }
 
-    fn next_header(&self, input: &mut Input) -> Option<Request> {
+    /// Waits for a whole header.
+    fn await_header(&self, input: &mut Input) -> Option<()> {
         let size = Request::size(self.session.headers);
         if input.ended || self.shared.stopping.load(Ordering::Acquire) {
             return input.end();
         }
-        while input.end - input.start < size {
+        while input.unused().len() < size {
             match input.fill(&*self.transport) {
                 Ok(0) => return input.end(),
                 Ok(_) => {}
@@ -181,7 +273,12 @@ impl Connection {
                 Err(_) => return input.end(),
             }
         }
-        let header = Request::decode(self.session.headers, &input.buffer[input.start..input.start + size]);
+        Some(())
+    }
+
+    fn next_header(&self, input: &mut Input) -> Option<Request> {
+        let size = Request::size(self.session.headers);
+        let header = Request::decode(self.session.headers, &input.unused()[..size]);
         input.start += size;
         match header {
             Some(header) => Some(header),
@@ -255,7 +352,12 @@ impl Connection {
             Ok(ValidRequest { operation: Operation::Status { one, contexts }, range }) => {
                 self.status(reply, &range, one, &contexts, &mut out)
             }
-            Ok(valid) => self.change(&valid, &buffer[..received.payload]).map(|()| reply.ok(&mut out)),
+            Ok(valid) => {
+                let begun = Instant::now();
+                let done = self.change(&valid, &buffer[..received.payload]);
+                self.pace.note(begun.elapsed(), 1);
+                done.map(|()| reply.ok(&mut out))
+            }
         };
         if let Err(e) = outcome {
             out.clear();
@@ -312,7 +414,7 @@ impl Connection {
         let sparse = self.session.headers >= Headers::Structured && !whole && len as u64 >= HOLES_FROM;
         let done = match sparse {
             true => self.read_sparse(reply, &range, buffer),
-            false => self.read_image(&range, &mut buffer[..len]).map(|()| false),
+            false => self.read_timed(&range, &mut buffer[..len]).map(|()| false),
         };
         match done {
             Ok(true) => Ok(()),
@@ -336,7 +438,7 @@ impl Connection {
         for (part, zero) in &parts {
             let at = (part.start - range.start) as usize;
             if !zero {
-                self.read_image(part, &mut buffer[at..at + (part.end - part.start) as usize])?;
+                self.read_timed(part, &mut buffer[at..at + (part.end - part.start) as usize])?;
             }
         }
         if let [(_, false)] = parts[..] {
@@ -374,6 +476,14 @@ impl Connection {
         export.image.read(export.locate(range).start, to)
     }
 
+    /// As [`Connection::read_image`], with a look at how long it takes.
+    fn read_timed(&self, range: &Range<u64>, to: &mut [u8]) -> Result<()> {
+        let begun = Instant::now();
+        let done = self.read_image(range, to);
+        self.pace.note(begun.elapsed(), 1);
+        done
+    }
+
     fn is_known_data(&self, range: &Range<u64>) -> bool {
         let known = lock(&self.data_run);
         known.start <= range.start && range.end <= known.end
@@ -407,6 +517,11 @@ impl Connection {
 }
 
 impl Input {
+    /// What was not used yet.
+    fn unused(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// Reads more into the buffer, after what is there.
     fn fill(&mut self, transport: &dyn Transport) -> io::Result<usize> {
         self.buffer.copy_within(self.start..self.end, 0);

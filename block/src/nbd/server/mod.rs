@@ -4,10 +4,12 @@
 //! pool of threads of its own ([`connection`]). A request is validated first and then executed; nothing that a client
 //! sends reaches the image unchecked.
 
+mod batch;
 mod budget;
 mod connection;
 mod export;
 mod negotiation;
+mod pace;
 mod reply;
 mod request;
 mod serve;

@@ -57,6 +57,8 @@ pub struct Server {
     clients: Arc<Clients>,
     /// Written by clients that end.
     woken: UnixStream,
+    /// Clients that are connected already.
+    early: Vec<Socket>,
 }
 
 /// What is known of the clients there are.
@@ -131,6 +133,7 @@ impl Server {
             budget: Budget::new(BUDGET),
             stopping: AtomicBool::new(false),
             max_threads: options.threads,
+            quick_threads: std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
         };
         let clients = Clients {
             count: AtomicUsize::new(0),
@@ -146,7 +149,13 @@ impl Server {
             shared: Arc::new(shared),
             clients: Arc::new(clients),
             woken,
+            early: Vec::new(),
         })
+    }
+
+    /// Takes a client that is connected already, as soon as the server runs.
+    pub fn admit(&mut self, socket: Socket) {
+        self.early.push(socket);
     }
 
     /// Serves until the last client has left (unless persistent) or `interrupt` can be read. Requests in flight then are
@@ -157,6 +166,9 @@ impl Server {
     pub fn run(mut self, interrupt: BorrowedFd<'_>) -> Result<()> {
         let mut newcomers: Vec<Newcomer> = Vec::new();
         let mut paused = None;
+        for socket in std::mem::take(&mut self.early) {
+            newcomers.push(self.newcomer(socket)?);
+        }
         let outcome = loop {
             if self.is_over() {
                 break Ok(());
@@ -245,12 +257,17 @@ impl Server {
             Accepted::Nobody => return Ok(true),
             Accepted::Exhausted => return Ok(false),
         };
+        newcomers.push(self.newcomer(socket)?);
+        Ok(true)
+    }
+
+    fn newcomer(&self, socket: Socket) -> Result<Newcomer> {
         socket.set_nonblocking(true)?;
         self.clients.count.fetch_add(1, Ordering::AcqRel);
         let socket = Arc::new(socket);
         let tls = self.options.tls.clone();
         let wanted = if tls.is_some() { Tls::Required } else { Tls::None };
-        newcomers.push(Newcomer {
+        Ok(Newcomer {
             transport: Arc::clone(&socket) as _,
             socket,
             secure: None,
@@ -260,8 +277,7 @@ impl Server {
             deadline: self.options.handshake_limit.map(|limit| Instant::now() + limit),
             next: Next::Receive,
             counted: Counted { clients: Arc::clone(&self.clients), negotiated: false },
-        });
-        Ok(true)
+        })
     }
 
     fn serve_newcomers(&self, newcomers: &mut Vec<Newcomer>, ready: &[bool]) {

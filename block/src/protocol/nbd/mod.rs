@@ -9,14 +9,15 @@ use crate::nbd::client::Wanted;
 use crate::nbd::wire::{BASE_ALLOCATION, DEFAULT_PORT, MAX_STRING};
 use crate::{Driver, Error, Options, Result};
 use link::{Link, LinkOptions};
-use secret::tls::Endpoint;
+use secret::tls::{Endpoint, TlsCredentials};
 use serde::Deserialize;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Network block devices.
 pub static NBD: DriverRow = DriverRow {
-    prefixes: &["nbd", "nbd+tcp", "nbd+unix"],
+    prefixes: &["nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+tcp", "nbds+unix"],
     parse_filename,
     filename: |options, _| filename(options),
     strong_options: &["path", "host", "port", "export", "tls-creds", "tls-hostname", "server"],
@@ -37,6 +38,9 @@ struct NbdOptions {
     #[serde(default)]
     export: String,
     tls_creds: Option<String>,
+    /// Ours, from `nbds://`: TLS with the only client credentials there are, where none are named.
+    #[serde(default)]
+    tls: bool,
     tls_hostname: Option<String>,
     x_dirty_bitmap: Option<String>,
     #[serde(default)]
@@ -103,7 +107,7 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     }
     let context = options.x_dirty_bitmap.clone().unwrap_or_else(|| BASE_ALLOCATION.to_owned());
     let bitmap = options.x_dirty_bitmap.is_some();
-    let wanted = Wanted { export: options.export.clone(), context: Some(context) };
+    let wanted = Wanted { export: options.export.clone(), context: Some(context), ..Wanted::default() };
     let connections = options.multi_conn.unwrap_or(1).clamp(1, MAX_CONNECTIONS);
     let link_options = LinkOptions {
         open_timeout: Duration::from_secs(options.open_timeout.into()),
@@ -111,22 +115,25 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         reconnect_unsafe: options.reconnect_unsafe,
         connections,
     };
-    let (creds, hostname) = (options.tls_creds.clone(), options.tls_hostname.clone());
+    let (creds, hostname, secure) = (options.tls_creds.clone(), options.tls_hostname.clone(), options.tls);
     let address = address(options)?;
-    let tls = creds.map(|id| client_tls(ctx.env.objects, &id, hostname, &address)).transpose()?;
+    let tls = match (creds, secure) {
+        (Some(id), _) => Some(ctx.env.objects.tls_credentials(&id, Endpoint::Client)?),
+        (None, true) => Some(ctx.env.objects.only_tls_credentials(Endpoint::Client)?),
+        (None, false) => None,
+    };
+    let tls = tls.map(|credentials| client_tls(credentials, hostname, &address));
     let link = Link::open(address, tls, wanted, link_options)?;
     driver::open(link, bitmap, ctx.flags.writable)
 }
 
 /// The name to look for is the one given, else the host connected to; other sockets have none.
 fn client_tls(
-    objects: &secret::Registry,
-    id: &str,
+    credentials: Arc<dyn TlsCredentials>,
     hostname: Option<String>,
     address: &Address,
-) -> Result<ClientTls> {
-    let credentials = objects.tls_credentials(id, Endpoint::Client)?;
-    Ok(ClientTls { credentials, hostname: hostname.or_else(|| address.host().map(str::to_owned)) })
+) -> ClientTls {
+    ClientTls { credentials, hostname: hostname.or_else(|| address.host().map(str::to_owned)) }
 }
 
 fn address(options: NbdOptions) -> Result<Address> {
@@ -222,24 +229,26 @@ fn split_host(address: &str) -> Option<(String, String)> {
     Some((host.to_owned(), port.to_owned()))
 }
 
+/// `nbd://HOST[:PORT]/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`; with `nbds`, ours, over TLS, where the query may also
+/// name `tls-creds` and `tls-hostname`.
 fn parse_uri(uri: &str) -> Option<Options> {
     let (scheme, rest) = uri.split_once("://")?;
     let rest = rest.split('#').next()?;
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (family, secure) = match scheme.strip_prefix("nbds") {
+        Some(family) => (family, true),
+        None => (scheme.strip_prefix("nbd")?, false),
+    };
+    let mut query = parse_query(query)?;
     let mut pairs = Vec::new();
-    match scheme {
-        "nbd+unix" => {
-            let socket = query?.strip_prefix("socket=").filter(|path| !path.contains('&'))?;
-            if !authority.is_empty() {
-                return None;
-            }
-            pairs.extend([("server.type", "unix".to_owned()), ("server.path", decode(socket)?)]);
+    match family {
+        "+unix" if authority.is_empty() => {
+            let at = query.iter().position(|(key, _)| *key == "socket")?;
+            let (_, socket) = query.remove(at);
+            pairs.extend([("server.type", "unix".to_owned()), ("server.path", socket)]);
         }
-        "nbd" | "nbd+tcp" => {
-            if query.is_some_and(|query| !query.is_empty()) || authority.is_empty() {
-                return None;
-            }
+        "" | "+tcp" if !authority.is_empty() => {
             let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
             let (host, port) = uri_host(authority)?;
             pairs.extend([
@@ -250,11 +259,21 @@ fn parse_uri(uri: &str) -> Option<Options> {
         }
         _ => return None,
     }
+    if secure {
+        pairs.push(("tls", "on".to_owned()));
+        pairs.extend(query.extract_if(.., |(key, _)| matches!(*key, "tls-creds" | "tls-hostname")));
+    }
     let export = decode(path)?;
     if !export.is_empty() {
         pairs.push(("export", export));
     }
-    Options::from_pairs(pairs).ok()
+    if query.is_empty() { Options::from_pairs(pairs).ok() } else { None }
+}
+
+/// The keys and values of a query.
+fn parse_query(query: &str) -> Option<Vec<(&str, String)>> {
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    parts.map(|part| part.split_once('=').and_then(|(key, value)| Some((key, decode(value)?)))).collect()
 }
 
 fn uri_host(authority: &str) -> Option<(String, String)> {
@@ -288,7 +307,7 @@ fn decode(text: &str) -> Option<String> {
 
 /// The URI of a node, where its options are what a URI can say.
 fn filename(options: &Options) -> Option<String> {
-    if options.get("tls-creds").is_some() || options.get("tls-hostname").is_some() {
+    if ["tls", "tls-creds", "tls-hostname"].iter().any(|key| options.get(key).is_some()) {
         return None;
     }
     let text = |key: &str| match options.get(key)? {
@@ -334,10 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn secure_uris_ask_for_tls_and_may_name_credentials() {
+        let options = parse_filename("nbds+unix:///e?tls-creds=t0&socket=/s%26&tls-hostname=h").unwrap();
+        let text = |key: &str| options.get(key).and_then(Value::as_str).map(str::to_owned);
+        let found = ["tls", "tls-creds", "tls-hostname", "server.path", "export"].map(text);
+        assert_eq!(found.map(Option::unwrap), ["on", "t0", "h", "/s&", "e"]);
+        assert!(parse_filename("nbds://h:1/e").unwrap().get("tls").is_some());
+    }
+
+    #[test]
     fn uris_that_say_too_much_or_too_little_are_refused() {
         for name in [
             "nbd+unix:///e",
             "nbd+unix:///e?foo=1",
+            "nbd://h?tls-creds=t",
+            "nbds://h?socket=/s",
+            "nbdx://h",
             "nbd://h?x=y",
             "nbd://",
             "nbd:",
