@@ -1,6 +1,7 @@
 //! Snapshots inside an image: what a format that has them implements, and how the user names one.
 
 use crate::{Error, Kind, Quiesced, Result};
+use secret::options::keyval::{self, Bare};
 
 /// A snapshot, as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,6 +50,25 @@ pub enum SnapshotName {
 }
 
 impl SnapshotName {
+    /// What a user typed: `snapshot.id=…,snapshot.name=…`, or else a name or id.
+    ///
+    /// # Errors
+    /// The first unknown member.
+    pub fn parse(text: &str) -> Result<Self> {
+        if !text.starts_with("snapshot.") {
+            return Ok(SnapshotName::Either(text.to_owned()));
+        }
+        let (mut id, mut name) = (None, None);
+        for (key, value) in keyval::pairs(text, Bare::Always)? {
+            match key.as_str() {
+                "snapshot.id" => id = Some(value),
+                "snapshot.name" => name = Some(value),
+                _ => return Err(Error::invalid(format!("Invalid parameter '{key}'"))),
+            }
+        }
+        Ok(SnapshotName::Exact { id, name })
+    }
+
     /// The first of `all` that is meant.
     pub fn find<'a>(&self, all: &'a [Snapshot]) -> Option<&'a Snapshot> {
         let by_id = |text: &str| all.iter().find(|s| s.id == text);

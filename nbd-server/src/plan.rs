@@ -4,6 +4,7 @@ use crate::cli::{Cli, wrong_count};
 use block::channel::Address;
 use block::graph::{CacheMode, OpenFlags, Source};
 use block::nbd::wire::MAX_STRING;
+use block::snapshot::SnapshotName;
 use block::tool::Out;
 use block::{Context, DetectZeroes, Error, Options, Result};
 use secret::options::keyval::{self, Bare};
@@ -73,6 +74,10 @@ pub(crate) struct ExportJob {
     pub(crate) flags: OpenFlags,
     pub(crate) offset: u64,
     pub(crate) allocation_depth: bool,
+    /// The dirty bitmaps clients may ask for.
+    pub(crate) bitmaps: Vec<String>,
+    /// The snapshot inside the image to serve.
+    pub(crate) snapshot: Option<SnapshotName>,
 }
 
 /// Judges the command line.
@@ -211,13 +216,6 @@ fn refuse_unavailable(cli: &Cli) -> Result<()> {
     if cli.snapshot {
         return Err(Error::unsupported("Temporary snapshots are not supported in this build"));
     }
-    if let Some(name) = &cli.load_snapshot {
-        let text = format!("Failed to load snapshot: '{name}': internal snapshots are not supported");
-        return Err(Error::unsupported(text));
-    }
-    if let Some(name) = cli.bitmaps.first() {
-        return Err(Error::new(block::Kind::NotFound, format!("Bitmap '{name}' is not found")));
-    }
     Ok(())
 }
 
@@ -298,6 +296,8 @@ fn exports(cli: &Cli, flags: OpenFlags, out: &Out) -> Result<Vec<ExportJob>> {
             flags,
             offset: offset(cli)?,
             allocation_depth: cli.allocation_depth,
+            bitmaps: cli.bitmaps.clone(),
+            snapshot: snapshot(cli, out)?,
         });
     }
     for text in &cli.exports {
@@ -309,6 +309,14 @@ fn exports(cli: &Cli, flags: OpenFlags, out: &Out) -> Result<Vec<ExportJob>> {
         }
     }
     Ok(list)
+}
+
+fn snapshot(cli: &Cli, out: &Out) -> Result<Option<SnapshotName>> {
+    let Some(text) = &cli.load_snapshot else { return Ok(None) };
+    SnapshotName::parse(text).map(Some).map_err(|e| {
+        out.error(&e);
+        Error::invalid(format!("Failed in parsing snapshot param `{text}'"))
+    })
 }
 
 fn main_source(cli: &Cli, out: &Out) -> Result<Option<Source>> {
@@ -358,5 +366,7 @@ fn further_export(text: &str, cli: &Cli, flags: OpenFlags) -> Result<ExportJob> 
         flags: OpenFlags { writable: flags.writable && !export.read_only.unwrap_or(false), ..flags },
         offset: 0,
         allocation_depth: cli.allocation_depth,
+        bitmaps: Vec::new(),
+        snapshot: None,
     })
 }

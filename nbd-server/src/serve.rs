@@ -7,7 +7,7 @@ use block::graph::{self, Env, Source};
 use block::nbd::server::{Export, Exports, MetaContext, Server, ServerOptions};
 use block::tool::Out;
 use block::tool::daemon::Daemon;
-use block::{Context, Error, Image, Result};
+use block::{Context, Error, Image, Result, bitmap};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -136,6 +136,9 @@ fn set_socket_label(label: Option<&str>) -> Result<()> {
 
 fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
     let image = open_image(env, job)?;
+    if let Some(name) = &job.snapshot {
+        image.node().load_snapshot(name).context(|| "Failed to load snapshot")?;
+    }
     let probed = job.format.is_none() && matches!(job.source, Source::Name(_));
     let guessed_raw = probed && image.node().name().driver == "raw" && !image.is_read_only();
     let mut export = Export::new(&job.name, image, job.offset)?;
@@ -145,6 +148,12 @@ fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
     export.shared = shared;
     if job.allocation_depth {
         export.contexts.push(MetaContext::AllocationDepth);
+    }
+    for name in &job.bitmaps {
+        let bitmap = bitmap::find_in_chain(export.image.node(), name)?;
+        // Whether it is of any use is said at the start.
+        bitmap.next_dirty(0)?;
+        export.contexts.push(MetaContext::DirtyBitmap(bitmap));
     }
     Ok(Arc::new(export))
 }

@@ -166,6 +166,8 @@ pub mod chunk {
 pub const STATE_HOLE: u64 = 1;
 /// `base:allocation`: reads as zeroes.
 pub const STATE_ZERO: u64 = 2;
+/// `qemu:dirty-bitmap:…`: written since the bitmap was cleared.
+pub const STATE_DIRTY: u64 = 1;
 /// The context every server should have.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 

@@ -6,13 +6,13 @@
 //! thread that finds the end of the input leaves, and so do the others; the last one out closes.
 
 use super::super::wire::{Headers, MAX_PAYLOAD, Request, command, wire_error};
+use super::Session;
 use super::batch::{self, Batch};
 use super::budget::Budget;
 use super::pace::Pace;
 use super::reply::Reply;
 use super::request::{Operation, Refusal, ValidRequest, Zeroes, payload_len, validate};
 use super::status;
-use super::{MetaContext, Session};
 use crate::buffer::Buffer;
 use crate::channel::{Transport, read_exact, write_all};
 use crate::extents::Extents;
@@ -390,12 +390,14 @@ impl Connection {
         reply: Reply,
         range: &Range<u64>,
         one: bool,
-        contexts: &[MetaContext],
+        contexts: &[u32],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        for (i, context) in contexts.iter().enumerate() {
-            let list = status::extents(&self.session.export, *context, range, one)?;
-            reply.status(*context, &list, i + 1 == contexts.len(), out);
+        let export = &self.session.export;
+        for (i, id) in contexts.iter().enumerate() {
+            let context = export.context(*id).ok_or_else(|| Error::from_errno(nix::libc::EINVAL))?;
+            let list = status::extents(export, context, range, one)?;
+            reply.status(*id, &list, i + 1 == contexts.len(), out);
         }
         if contexts.is_empty() {
             reply.ok(out);

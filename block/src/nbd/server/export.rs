@@ -1,33 +1,30 @@
 //! What is served: exports and their meta contexts.
 
 use super::super::wire::{BASE_ALLOCATION, MAX_PAYLOAD, TransmissionFlags};
+use crate::bitmap::DirtyBitmap;
 use crate::{Error, Image, Result};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Something about the blocks of an export that clients can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Something about the blocks of an export that clients can ask for. Its place in [`Export::contexts`] is its id.
+#[derive(Debug, Clone)]
 pub enum MetaContext {
     /// `base:allocation`: what is stored, what reads as zeroes.
     Allocation,
     /// `qemu:allocation-depth`: which layer of a chain has it.
     AllocationDepth,
+    /// `qemu:dirty-bitmap:NAME`: what was written since the bitmap was made or cleared.
+    DirtyBitmap(Arc<DirtyBitmap>),
 }
 
 impl MetaContext {
     /// The name on the wire.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> Cow<'static, str> {
         match self {
-            MetaContext::Allocation => BASE_ALLOCATION,
-            MetaContext::AllocationDepth => "qemu:allocation-depth",
-        }
-    }
-
-    /// The id it has in every session.
-    pub fn id(self) -> u32 {
-        match self {
-            MetaContext::Allocation => 0,
-            MetaContext::AllocationDepth => 1,
+            MetaContext::Allocation => BASE_ALLOCATION.into(),
+            MetaContext::AllocationDepth => "qemu:allocation-depth".into(),
+            MetaContext::DirtyBitmap(bitmap) => format!("qemu:dirty-bitmap:{}", bitmap.name()).into(),
         }
     }
 }
@@ -80,6 +77,16 @@ impl Export {
     /// The length clients see, in bytes. It does not change while the image is served.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The context with that id.
+    pub(super) fn context(&self, id: u32) -> Option<&MetaContext> {
+        self.contexts.get(id as usize)
+    }
+
+    /// The contexts there are, with their ids.
+    pub(super) fn numbered_contexts(&self) -> impl Iterator<Item = (u32, &MetaContext)> {
+        (0..).zip(&self.contexts)
     }
 
     /// The bytes of the image that a range of the export is.

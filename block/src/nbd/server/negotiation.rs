@@ -8,7 +8,7 @@ use super::super::wire::{
     Fields, HandshakeFlags, Headers, INIT_MAGIC, MAX_STRING, OPTION_MAGIC, OPTION_REPLY_MAGIC,
     TransmissionFlags, info, option, reply,
 };
-use super::{Export, Exports, MetaContext};
+use super::{Export, Exports};
 use std::sync::Arc;
 
 /// The longest option that is looked at, in bytes; longer ones are skipped and refused.
@@ -27,8 +27,8 @@ pub struct Session {
     pub export: Arc<Export>,
     /// The form of requests and replies.
     pub headers: Headers,
-    /// The contexts it may ask for.
-    pub contexts: Vec<MetaContext>,
+    /// The ids of the contexts it may ask for.
+    pub contexts: Vec<u32>,
 }
 
 /// Where a negotiation stands.
@@ -74,8 +74,8 @@ pub struct Negotiation {
     fixed: bool,
     no_zeroes: bool,
     headers: Headers,
-    /// The contexts chosen, and for which export.
-    meta: Option<(String, Vec<MetaContext>)>,
+    /// The ids of the contexts chosen, and for which export.
+    meta: Option<(String, Vec<u32>)>,
 }
 
 /// What an option came to.
@@ -369,11 +369,15 @@ impl Negotiation {
             return self.refuse(option, reply::ERR_UNKNOWN, &text);
         };
         let all = !set && queries.is_empty();
-        let asked = |c: &MetaContext| all || queries.iter().any(|q| matches(*c, q, set));
-        let chosen: Vec<_> = export.contexts.iter().copied().filter(asked).collect();
-        for context in &chosen {
-            let id = if set { context.id() } else { 0 };
-            self.reply(option, reply::META_CONTEXT, &[&id.to_be_bytes(), context.name().as_bytes()]);
+        let asked = |name: &str| all || queries.iter().any(|q| matches(name, q, set));
+        let mut chosen = Vec::new();
+        for (id, context) in export.numbered_contexts() {
+            let name = context.name();
+            if asked(&name) {
+                let shown = if set { id } else { 0 };
+                self.reply(option, reply::META_CONTEXT, &[&shown.to_be_bytes(), name.as_bytes()]);
+                chosen.push(id);
+            }
         }
         if set {
             self.meta = Some((export.name.clone(), chosen));
@@ -383,9 +387,8 @@ impl Negotiation {
     }
 }
 
-/// Whether a query means this context: by its name, or (only to list) by the beginning of it that ends in a colon.
-fn matches(context: MetaContext, query: &str, exact: bool) -> bool {
-    let name = context.name();
+/// Whether a query means the context of this name: by all of it, or (only to list) by a beginning that ends in a colon.
+fn matches(name: &str, query: &str, exact: bool) -> bool {
     name == query || (!exact && query.ends_with(':') && name.starts_with(query))
 }
 

@@ -1,7 +1,6 @@
 //! Replies as bytes, for each kind of headers. A reply may be several chunks, some followed by data.
 
 use super::super::wire::{Chunk, Headers, chunk, put_simple_reply};
-use super::MetaContext;
 
 /// Replies to one request, as it was asked.
 #[derive(Debug, Clone, Copy)]
@@ -62,11 +61,11 @@ impl Reply {
         }
     }
 
-    /// The extents of one context.
-    pub(super) fn status(self, context: MetaContext, extents: &[(u64, u64)], done: bool, out: &mut Vec<u8>) {
+    /// The extents of the context with this id.
+    pub(super) fn status(self, context: u32, extents: &[(u64, u64)], done: bool, out: &mut Vec<u8>) {
         if self.headers == Headers::Extended {
             self.chunk(chunk::BLOCK_STATUS_EXT, 8 + 16 * extents.len() as u64, done, out);
-            out.extend(context.id().to_be_bytes());
+            out.extend(context.to_be_bytes());
             out.extend(u32::try_from(extents.len()).expect("few extents").to_be_bytes());
             return extents.iter().for_each(|(len, flags)| {
                 out.extend(len.to_be_bytes());
@@ -74,7 +73,7 @@ impl Reply {
             });
         }
         self.chunk(chunk::BLOCK_STATUS, 4 + 8 * extents.len() as u64, done, out);
-        out.extend(context.id().to_be_bytes());
+        out.extend(context.to_be_bytes());
         for (len, flags) in extents {
             // The request's length is 32 bits, so no extent is longer; the depth of a chain never comes near.
             out.extend(u32::try_from(*len).unwrap_or(u32::MAX).to_be_bytes());

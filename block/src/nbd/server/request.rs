@@ -2,7 +2,7 @@
 //! else can make one.
 
 use super::super::wire::{CommandFlags, Headers, MAX_PAYLOAD, Request, command};
-use super::{MetaContext, Session};
+use super::Session;
 use nix::libc;
 use std::ops::Range;
 
@@ -21,8 +21,8 @@ pub(super) enum Operation {
     Cache,
     /// Make the range read as zeroes.
     Zeroes(Zeroes),
-    /// Say what the range is, in these contexts; one extent each when `one`.
-    Status { one: bool, contexts: Vec<MetaContext> },
+    /// Say what the range is, in the contexts with these ids; one extent each when `one`.
+    Status { one: bool, contexts: Vec<u32> },
 }
 
 /// How to make a range read as zeroes.
@@ -154,17 +154,16 @@ fn status(session: &Session, request: &Request, payload: &[u8]) -> Result<ValidR
 
 /// The effect length and the contexts a payload chooses; `None` when it is malformed, or names a context twice or one
 /// that was not negotiated.
-fn chosen_contexts(session: &Session, payload: &[u8]) -> Option<(u64, Vec<MetaContext>)> {
+fn chosen_contexts(session: &Session, payload: &[u8]) -> Option<(u64, Vec<u32>)> {
     let (length, ids) = payload.split_first_chunk()?;
     let (ids, rest) = ids.as_chunks();
     let mut contexts = Vec::new();
     for id in ids {
         let id = u32::from_be_bytes(*id);
-        let context = *session.contexts.iter().find(|c| c.id() == id)?;
-        if contexts.contains(&context) {
+        if !session.contexts.contains(&id) || contexts.contains(&id) {
             return None;
         }
-        contexts.push(context);
+        contexts.push(id);
     }
     rest.is_empty().then_some((u64::from_be_bytes(*length), contexts))
 }
@@ -182,7 +181,7 @@ mod tests {
         let flags = NodeFlags { read_only, ..NodeFlags::default() };
         let node = if read_only { Node::new(Box::new(Shut(node)), NodeName::default(), flags) } else { node };
         let export = Export::new("", Image::new(node, WriteCache::Back), 0).unwrap();
-        Session { export: Arc::new(export), headers, contexts: vec![MetaContext::Allocation] }
+        Session { export: Arc::new(export), headers, contexts: vec![0] }
     }
 
     /// A read-only view of 4096 bytes.

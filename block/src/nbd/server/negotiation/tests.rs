@@ -1,5 +1,6 @@
 //! What the negotiation answers, byte for byte.
 
+use super::super::MetaContext;
 use super::*;
 use crate::protocol::memory::Memory;
 use crate::{Image, Limits, WriteCache};
