@@ -610,7 +610,8 @@ impl Node {
         // What is written last is what the lowest layers make durable.
         let level = if children.is_empty() { Level::Disk } else { Level::Os };
         let mut result = if self.state().flags.read_only { Ok(()) } else { self.state().driver.flush(level) };
-        result = result.and(self.state().driver.close());
+        let stored = if self.state().flags.read_only { Ok(()) } else { self.store_bitmaps() };
+        result = result.and(stored).and(self.state().driver.close());
         for child in children.iter() {
             result = result.and(child.node().close());
         }

@@ -157,3 +157,17 @@ pub(crate) fn fork() -> Result<nix::unistd::ForkResult, Errno> {
     // SAFETY: there is no other thread, so the child is a whole process.
     unsafe { nix::unistd::fork() }
 }
+
+/// A time in seconds since 1970 in the local time zone: year, month, day, hour, minute, second.
+pub(crate) fn local_time(seconds: u64) -> Option<[i32; 6]> {
+    let seconds = libc::time_t::try_from(seconds).ok()?;
+    let mut broken = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to live values of the right types, and the result is used only where it was filled.
+    let tm = unsafe {
+        if libc::localtime_r(&raw const seconds, broken.as_mut_ptr()).is_null() {
+            return None;
+        }
+        broken.assume_init()
+    };
+    Some([tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec])
+}

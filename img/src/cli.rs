@@ -32,6 +32,8 @@ struct Cli {
 pub(crate) enum Command {
     /// Change options of an image in place
     Amend(command::amend::AmendArgs),
+    /// Make, remove, clear, enable, disable and merge dirty bitmaps
+    Bitmap(command::bitmap::BitmapArgs),
     /// Look for contradictions in an image, and mend them
     Check(command::check::CheckArgs),
     /// Say whether two images have the same contents
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Measure(command::measure::MeasureArgs),
     /// Change the size of an image
     Resize(command::resize::ResizeArgs),
+    /// List, take, apply and delete snapshots inside an image
+    Snapshot(command::snapshot::SnapshotArgs),
 }
 
 impl Command {
@@ -57,6 +61,7 @@ impl Command {
     pub(crate) fn run(self, out: &Arc<Out>) -> ExitCode {
         match self {
             Command::Amend(args) => start(out, args),
+            Command::Bitmap(args) => start(out, args),
             Command::Check(args) => start(out, args),
             Command::Compare(args) => start(out, args),
             Command::Convert(args) => start(out, args),
@@ -66,6 +71,7 @@ impl Command {
             Command::Map(args) => start(out, args),
             Command::Measure(args) => start(out, args),
             Command::Resize(args) => start(out, args),
+            Command::Snapshot(args) => start(out, args),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bitmaps;
 mod cli;
 mod command;
 mod names;

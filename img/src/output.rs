@@ -1,10 +1,14 @@
 //! Reports: what `info` says about a node, for programs and for people.
 
 use block::graph::resolve;
-use block::tool::{dump, size::human};
+use block::snapshot::Snapshot;
+use block::tool::{dump, local_time, size::human};
 use block::{FormatInfo, Node, Result};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+
+/// Nanoseconds in a second.
+const NSEC: u64 = 1_000_000_000;
 
 /// What is known about `node` and the nodes below it, with QEMU's member names.
 ///
@@ -28,11 +32,67 @@ pub(crate) fn node_info(node: &Arc<Node>) -> Result<Value> {
         map.insert("cluster-size".into(), json!(bytes));
     }
     add_backing(node, &info, &mut map);
+    if let Some(snapshots) = node.snapshots().filter(|all| !all.is_empty()) {
+        map.insert("snapshots".into(), snapshots.iter().map(snapshot_info).collect());
+    }
     if let Some((kind, data)) = info.specific {
         map.insert("format-specific".into(), json!({"type": kind, "data": data}));
     }
     map.insert("children".into(), children_info(node)?);
     Ok(Value::Object(map))
+}
+
+/// A snapshot, with QEMU's member names.
+fn snapshot_info(snapshot: &Snapshot) -> Value {
+    let clock = snapshot.vm_clock_nsec;
+    let mut info = json!({
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "vm-state-size": snapshot.vm_state_size,
+        "date-sec": snapshot.date_sec,
+        "date-nsec": snapshot.date_nsec,
+        "vm-clock-sec": clock / NSEC,
+        "vm-clock-nsec": clock % NSEC,
+    });
+    if let Some(icount) = snapshot.icount {
+        info["icount"] = json!(icount);
+    }
+    info
+}
+
+/// Snapshots as a table for people.
+pub(crate) fn snapshot_list(all: &[Snapshot]) -> String {
+    let infos: Vec<_> = all.iter().map(snapshot_info).collect();
+    snapshot_lines(&infos).map(|line| line + "\n").collect()
+}
+
+fn snapshot_lines(infos: &[Value]) -> impl Iterator<Item = String> {
+    let heading = format!(
+        "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
+        "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
+    );
+    ["Snapshot list:".to_owned(), heading].into_iter().chain(infos.iter().map(snapshot_line))
+}
+
+fn snapshot_line(info: &Value) -> String {
+    let number = |key: &str| info[key].as_u64().unwrap_or(0);
+    let text = |key: &str| info[key].as_str().unwrap_or_default();
+    let seconds = number("vm-clock-sec");
+    let clock = format!(
+        "{:04}:{:02}:{:02}.{:03}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        number("vm-clock-nsec") / 1_000_000
+    );
+    let icount = info["icount"].as_u64().map_or_else(|| "--".to_owned(), |n| n.to_string());
+    format!(
+        "{:<7} {:<16} {:>8} {:>19} {clock:>15} {icount:>10}",
+        text("id"),
+        text("name"),
+        human(number("vm-state-size")),
+        local_time(number("date-sec")),
+    )
 }
 
 fn add_backing(node: &Node, info: &FormatInfo, map: &mut Map<String, Value>) {
@@ -120,6 +180,9 @@ fn node_lines(info: &Value, leaf: bool) -> Vec<String> {
     }
     if let Some(format) = info["backing-filename-format"].as_str() {
         lines.push(format!("backing file format: {format}"));
+    }
+    if let Some(snapshots) = info["snapshots"].as_array() {
+        lines.extend(snapshot_lines(snapshots));
     }
     lines
 }

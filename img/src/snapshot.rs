@@ -1,37 +1,36 @@
 //! Snapshots inside an image as the source of a command (`-l`).
 
 use crate::command::Tool;
-use block::{Error, Image, Result};
+use block::snapshot::SnapshotName;
+use block::{Context, Error, Image, Result};
 use secret::options::keyval::{self, Bare};
 
-/// Refuses a description of a snapshot with other members than `snapshot.id` and `snapshot.name`; any other text is a
-/// name or id.
+/// The snapshot that `text` describes: `snapshot.id=…,snapshot.name=…`, or else a name or id.
 ///
 /// # Errors
 /// The first unknown member.
-pub(crate) fn check_name(tool: &Tool<'_>, text: &str) -> Result<()> {
+pub(crate) fn parse(tool: &Tool<'_>, text: &str) -> Result<SnapshotName> {
     if !text.starts_with("snapshot.") {
-        return Ok(());
+        return Ok(SnapshotName::Either(text.to_owned()));
     }
-    let known = |(key, _): &(String, String)| matches!(key.as_str(), "snapshot.id" | "snapshot.name");
-    let pairs = keyval::pairs(text, Bare::Always)?;
-    match pairs.iter().find(|pair| !known(pair)) {
-        Some((key, _)) => {
-            tool.out.error_text(&format!("Invalid parameter '{key}'"));
-            Err(Error::invalid(format!("Failed in parsing snapshot param '{text}'")))
+    let (mut id, mut name) = (None, None);
+    for (key, value) in keyval::pairs(text, Bare::Always)? {
+        match key.as_str() {
+            "snapshot.id" => id = Some(value),
+            "snapshot.name" => name = Some(value),
+            _ => {
+                tool.out.error_text(&format!("Invalid parameter '{key}'"));
+                return Err(Error::invalid(format!("Failed in parsing snapshot param '{text}'")));
+            }
         }
-        None => Ok(()),
     }
+    Ok(SnapshotName::Exact { id, name })
 }
 
-/// Makes an image show what it was when a snapshot was taken. No driver has snapshots to take.
+/// Makes an image, opened read-only, show what it was when a snapshot was taken.
 ///
 /// # Errors
-/// Always, naming the format.
-pub(crate) fn load(image: &Image) -> Result<()> {
-    Err(Error::unsupported(format!(
-        "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading internal \
-         snapshots",
-        image.node().name().driver
-    )))
+/// A format without snapshots, no such snapshot, or what is wrong in the image.
+pub(crate) fn load(image: &Image, name: &SnapshotName) -> Result<()> {
+    image.node().load_snapshot(name).context(|| "Failed to load snapshot")
 }

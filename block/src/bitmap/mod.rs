@@ -248,6 +248,12 @@ pub trait Bitmaps {
 
     /// Removes the one of that name.
     fn remove(&self, q: &Quiesced<'_>, name: &str) -> Result<()>;
+
+    /// Whether this image can keep any.
+    fn can_keep(&self) -> bool;
+
+    /// Saves them. Called when the image is closed, and not by the driver's own way of closing.
+    fn store(&self) -> Result<()>;
 }
 
 /// The bitmap of that name in `node`, in what it filters, or else in an image behind it.

@@ -5,7 +5,7 @@ use crate::amend::AmendCtx;
 use crate::bitmap::{Bitmaps, DirtyBitmap};
 use crate::graph::CreateOptions;
 use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
-use crate::{Error, Kind, Quiesced, Result};
+use crate::{Context, Error, Kind, Quiesced, Result};
 use std::sync::Arc;
 
 impl Node {
@@ -84,9 +84,9 @@ impl Node {
         self.state().driver.bitmaps().map(Bitmaps::list).unwrap_or_default()
     }
 
-    /// Whether the format can keep dirty bitmaps.
+    /// Whether the image can keep dirty bitmaps.
     pub fn has_bitmaps(&self) -> bool {
-        self.state().driver.bitmaps().is_some()
+        self.state().driver.bitmaps().is_some_and(Bitmaps::can_keep)
     }
 
     /// Makes an empty bitmap that is kept in the image; the granularity is in bytes.
@@ -94,7 +94,31 @@ impl Node {
     /// # Errors
     /// A format that keeps none, or the driver's.
     pub fn add_bitmap(&self, name: &str, granularity: Option<u64>) -> Result<Arc<DirtyBitmap>> {
-        self.with_bitmaps(|bitmaps, q| bitmaps.add(q, name, granularity))
+        let valid = |bytes: u64| bytes.is_power_of_two() && (512..1 << 32).contains(&bytes);
+        if name.is_empty() {
+            return Err(Error::invalid("Bitmap name cannot be empty"));
+        }
+        if self.bitmaps().iter().any(|bitmap| bitmap.name() == name) {
+            return Err(Error::invalid(format!("Bitmap already exists: {name}")));
+        }
+        if !granularity.is_none_or(valid) {
+            return Err(Error::invalid("Granularity must be power of 2 and at least 512"));
+        }
+        self.with_bitmaps(|bitmaps, q| {
+            let what = || format!("Can't make bitmap '{name}' persistent in '{}'", self.name.node);
+            bitmaps.add(q, name, granularity).context(what)
+        })
+    }
+
+    /// Saves the bitmaps of an image that is about to be closed.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn store_bitmaps(&self) -> Result<()> {
+        let what = || format!("Lost persistent bitmaps during inactivation of node '{}'", self.name.node);
+        let state = self.state();
+        let stored = state.driver.bitmaps().map_or(Ok(()), Bitmaps::store);
+        stored.map_err(|e| e.context(what()).with_errno(nix::libc::EINVAL))
     }
 
     /// Removes a bitmap from the image.

@@ -22,6 +22,18 @@ pub fn version() -> &'static str {
     concat!("10.0.2 (blockimg ", env!("CARGO_PKG_VERSION"), ")")
 }
 
+/// Prints a warning on standard error, at once, as [`notice`].
+pub fn warning(text: &str) {
+    notice(&format!("{}: warning: {text}", program_name()));
+}
+
+/// A time in seconds since 1970 as people here read it.
+pub fn local_time(seconds: u64) -> String {
+    crate::sys::local_time(seconds).map_or_else(String::new, |[year, month, day, hour, minute, second]| {
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    })
+}
+
 /// Prints a line about an image on standard error, at once: what is found while a request is being served, and is worth
 /// knowing whatever becomes of the request.
 #[expect(clippy::print_stderr, reason = "there is no caller to give the text to")]

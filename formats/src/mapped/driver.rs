@@ -2,10 +2,12 @@
 
 use super::{GuestOffset, MappedFormat, Place, Reader};
 use block::amend::Amend;
+use block::bitmap::Bitmaps;
 use block::check::Check;
+use block::snapshot::Snapshots;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
-    Quiesced, Resize, Result, Want, WriteFlags, ZeroFlags,
+    Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -81,18 +83,22 @@ impl<F: MappedFormat> Driver for Mapped<F> {
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
-        if flags.contains(WriteFlags::COMPRESSED) {
-            return self.write_compressed(GuestOffset(at), from);
-        }
-        self.write_at(GuestOffset(at), from)
+        let done = match flags.contains(WriteFlags::COMPRESSED) {
+            true => self.write_compressed(GuestOffset(at), from),
+            false => self.write_at(GuestOffset(at), from),
+        };
+        self.format.written(&(at..at + from.len() as u64));
+        done
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
         let range = self.widen(range)?;
+        self.format.written(&range);
         self.format.zero(range, flags)
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.format.written(&range);
         self.format.discard(range)
     }
 
@@ -118,5 +124,31 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn amend(&self) -> Option<&dyn Amend> {
         self.format.amend()
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.format.snapshots()
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        self.format.bitmaps()
+    }
+
+    fn vmstate(&self) -> Option<&dyn VmState> {
+        self.format.vmstate_offset().map(|_| self as &dyn VmState)
+    }
+}
+
+impl<F: MappedFormat> VmState for Mapped<F> {
+    fn offset(&self) -> u64 {
+        self.format.vmstate_offset().unwrap_or(0)
+    }
+
+    fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.read_at(GuestOffset(VmState::offset(self) + at), to, Reader::Request)
+    }
+
+    fn write(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
+        self.write_at(GuestOffset(VmState::offset(self) + at), from)
     }
 }

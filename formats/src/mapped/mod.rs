@@ -21,7 +21,9 @@ pub(crate) use lease::Leases;
 pub use pins::{Pin, Pins};
 
 use block::amend::Amend;
+use block::bitmap::Bitmaps;
 use block::check::Check;
+use block::snapshot::Snapshots;
 use block::{Child, FormatInfo, Level, Limits, Quiesced, Resize, Result, ZeroFlags};
 use std::fmt;
 use std::ops::Range;
@@ -183,6 +185,27 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// Changes of the format's own options, for formats that can be changed in place.
     fn amend(&self) -> Option<&dyn Amend> {
+        None
+    }
+
+    /// The snapshots inside the image, for formats that have them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// The dirty bitmaps kept in the image, for formats that have them.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        None
+    }
+
+    /// Notes that a range of the guest's disk was written, or may have been.
+    fn written(&self, range: &Range<u64>) {
+        let _ = range;
+    }
+
+    /// Where the room for the state of a machine begins, in guest bytes; it is read and written as if the disk went on
+    /// there. `None` in formats without.
+    fn vmstate_offset(&self) -> Option<u64> {
         None
     }
 }

@@ -32,11 +32,12 @@ impl<F: MappedFormat> Mapped<F> {
     /// A shorter backing file is followed by zeroes.
     fn read_backing(&self, at: GuestOffset, to: &mut IoVecMut<'_>) -> Result<()> {
         match self.format.backing() {
-            Some(backing) => {
+            // The state of a machine, behind the disk, is not in the backing file.
+            Some(backing) if at.0 < self.format.len() => {
                 self.announce("read_backing_aio");
                 backing.read(at.0, to)
             }
-            None => {
+            _ => {
                 to.fill(0);
                 Ok(())
             }

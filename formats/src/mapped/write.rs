@@ -127,7 +127,9 @@ impl<F: MappedFormat> Mapped<F> {
     }
 
     fn backing_reads_zero(&self, range: Range<u64>) -> Result<bool> {
-        let Some(backing) = self.format.backing() else { return Ok(true) };
+        let Some(backing) = self.format.backing().filter(|_| range.start < self.format.len()) else {
+            return Ok(true);
+        };
         let range = range.start..range.end.min(backing.len()?);
         if range.is_empty() {
             return Ok(true);

@@ -1,5 +1,6 @@
 //! [`Qcow2`]: an open image. Takes the lock, waits for leases, loads tables ahead, and leaves the rest to [`Meta`].
 
+use super::bitmap::Kept;
 use super::compress;
 use super::entry::{Cluster, L2Entry};
 use super::features::Incompatible;
@@ -13,13 +14,15 @@ use crate::mapped::{
     Found, GuestOffset, HostOffset, Lease, MappedFormat, PayloadCipher, Reader, Reservation,
 };
 use block::amend::Amend;
+use block::bitmap::Bitmaps;
 use block::check::Check;
+use block::snapshot::Snapshots;
 use block::{
     Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// An open qcow2 image.
 #[derive(Debug)]
@@ -36,6 +39,12 @@ pub struct Qcow2 {
     pub(super) children: Arc<[Child]>,
     pub(super) compression: Compression,
     pub(super) cipher: Option<Box<dyn PayloadCipher>>,
+    /// The bitmaps, taken inside the lock of the metadata where both are.
+    pub(super) bitmaps: RwLock<Vec<Kept>>,
+    /// Some bitmap may want to know of writes.
+    pub(super) recording: AtomicBool,
+    /// The bitmaps in the file are not what they ought to be when the image is closed.
+    pub(super) unsaved: AtomicBool,
 }
 
 impl Qcow2 {
@@ -288,6 +297,22 @@ impl MappedFormat for Qcow2 {
 
     fn amend(&self) -> Option<&dyn Amend> {
         Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        Some(self)
+    }
+
+    fn written(&self, range: &Range<u64>) {
+        self.record(range);
+    }
+
+    fn vmstate_offset(&self) -> Option<u64> {
+        Some(self.geometry.l1_entries(self.size()) * self.geometry.l2_coverage())
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum FreedBy {
     Request,
     /// The image was made smaller.
     Shrink,
+    /// It belonged to a snapshot.
+    Snapshot,
     /// Anything else.
     Other,
 }
@@ -28,6 +30,8 @@ pub(super) enum FreedBy {
 pub(super) struct Discards {
     /// Those the guest discarded.
     pub(super) request: bool,
+    /// Those of snapshots.
+    pub(super) snapshot: bool,
     /// All others.
     pub(super) other: bool,
 }
@@ -39,6 +43,7 @@ impl Discards {
             FreedBy::Overwrite => false,
             FreedBy::Shrink => true,
             FreedBy::Request => self.request,
+            FreedBy::Snapshot => self.snapshot,
             FreedBy::Other => self.other,
         }
     }

@@ -13,8 +13,8 @@ use crate::mapped::{ClusterIndex, Leases, Mapped, PayloadCipher, Pins};
 use block::check::Repair;
 use block::graph::OpenCtx;
 use block::{Child, Context, Driver, Error, Perm, Perms, Result};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 /// The largest L2 cache without options, in bytes.
 const MAX_L2_CACHE: u64 = 32 << 20;
@@ -140,6 +140,7 @@ impl Qcow2 {
             pins: Pins::default(),
             discards: Discards {
                 request: options.pass_discard_request.unwrap_or(discard),
+                snapshot: options.pass_discard_snapshot.unwrap_or(true),
                 other: options.pass_discard_other.unwrap_or(false),
             },
             leases: Leases::default(),
@@ -161,14 +162,19 @@ impl Qcow2 {
             data_file,
             backing,
             cipher,
+            bitmaps: RwLock::default(),
+            recording: AtomicBool::new(false),
+            unsaved: AtomicBool::new(false),
         })
     }
 
     /// What a writer does first: clear the autoclear features it does not know, bring a dirty image up to date.
     fn begin_use(&self, repairing: bool) -> Result<()> {
         let mut meta = self.lock();
+        meta.forget_stale_bitmaps();
         if !meta.writable || repairing {
-            return Ok(());
+            drop(meta);
+            return self.start_bitmaps(false);
         }
         let unknown = meta.header.autoclear.difference(Autoclear::KNOWN);
         if !unknown.is_empty() {
@@ -181,7 +187,22 @@ impl Qcow2 {
             self.check_quiesced(Repair::All, &mut |line| block::tool::notice(line))
                 .context(|| "Could not repair dirty image")?;
         }
-        Ok(())
+        self.start_bitmaps(true)
+    }
+}
+
+impl Meta {
+    /// Bitmaps that a program modified the image without knowing of are of no use to anybody.
+    fn forget_stale_bitmaps(&mut self) {
+        if self.header.extensions.bitmaps.is_some() && !self.header.autoclear.contains(Autoclear::BITMAPS) {
+            block::tool::warning(
+                "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent",
+            );
+            block::tool::notice(
+                "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
+            );
+            self.header.extensions.bitmaps = None;
+        }
     }
 }
 

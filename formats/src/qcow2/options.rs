@@ -11,9 +11,7 @@ use serde_json::Value;
 pub(super) struct Qcow2Options {
     pub(super) lazy_refcounts: Option<bool>,
     pub(super) pass_discard_request: Option<bool>,
-    // Speaks of clusters of deleted snapshots, which this driver cannot delete yet.
-    #[serde(rename = "pass-discard-snapshot")]
-    _pass_discard_snapshot: Option<bool>,
+    pub(super) pass_discard_snapshot: Option<bool>,
     pub(super) pass_discard_other: Option<bool>,
     pub(super) discard_no_unref: Option<bool>,
     pub(super) overlap_check: Option<Value>,

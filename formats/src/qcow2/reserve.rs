@@ -7,6 +7,7 @@ use super::entry::{Cluster, L2Entry, SubKind};
 use super::geometry::Geometry;
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
+use super::reftable::Room;
 use crate::mapped::{GuestOffset, HostOffset, Lease, Reservation};
 use block::{Error, Event, Result};
 use std::ops::Range;
@@ -231,6 +232,11 @@ impl Meta {
     /// # Errors
     /// No space, or the file's.
     pub(super) fn writable_l2(&mut self, at: GuestOffset) -> Result<()> {
+        let l1_index = self.geometry.l1_index(at);
+        if l1_index >= self.l1.len() as u64 {
+            // Behind the disk is room for the state of a machine, whose size nobody knows beforehand.
+            self.grow_l1(l1_index + 1, Room::Generous)?;
+        }
         let old = self.l1_entry(at);
         if self.l2_place(at)?.is_some() && old & super::entry::COPIED != 0 {
             return Ok(());

@@ -20,6 +20,7 @@ impl Qcow2 {
             return Ok(());
         }
         self.check_resizable()?;
+        self.check_bitmaps_for_resize(to.size)?;
         if to.size < old {
             if to.prealloc != Prealloc::Off {
                 return Err(Error::invalid("Preallocation can't be used for shrinking an image"));
@@ -28,6 +29,7 @@ impl Qcow2 {
         } else {
             self.grow(old, to)?;
         }
+        self.resize_bitmaps(to.size)?;
         self.set_size(to.size)
     }
 
@@ -42,9 +44,6 @@ impl Qcow2 {
         meta.check_writable()?;
         if !meta.snapshots.is_empty() && meta.header.version < Version::V3 {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
-        }
-        if meta.header.extensions.bitmaps.is_some() {
-            return Err(Error::unsupported("Cannot resize an image which has bitmaps"));
         }
         Ok(())
     }

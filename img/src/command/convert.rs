@@ -1,16 +1,18 @@
 //! `img convert`.
 
 use super::Tool;
+use crate::bitmaps;
 use crate::cli::{Input, Objects, Run, Share, cache_mode};
 use crate::names::check_names;
 use crate::options::{self, check_lists, wants_help};
 use crate::progress::{Progress, Show};
+use crate::snapshot;
 use crate::target::Unfinished;
 use block::copy::{self, CopyError, CopyOptions, Order, Segment};
 use block::graph::{self, CacheMode, CreateOptions, DriverRow, OpenFlags, Source};
+use block::snapshot::SnapshotName;
 use block::{Context, Error, Image, Kind, Result, SECTOR};
 use clap::Args;
-use secret::options::keyval::{self, Bare};
 use secret::options::number;
 use std::process::ExitCode;
 
@@ -202,34 +204,22 @@ impl ConvertArgs {
             let range = 0..image.len()?;
             Ok(Segment { image, range })
         };
+        let snapshot = self.snapshot.as_deref().map(|text| snapshot::parse(tool, text)).transpose()?;
         let sources: Vec<_> = sources.iter().map(open).collect::<Result<_>>()?;
-        self.check_snapshot(tool, &sources)?;
+        snapshot.map_or(Ok(()), |name| self.load_snapshot(&sources, &name))?;
         if self.bitmaps {
-            return Err(Error::unsupported(match sources.len() {
-                1 => "Source lacks bitmap support",
-                _ => "Copying bitmaps only possible with single source",
-            }));
+            match &*sources {
+                [source] => bitmaps::check_source(&source.image, self.skip_broken_bitmaps)?,
+                _ => return Err(Error::unsupported("Copying bitmaps only possible with single source")),
+            }
         }
         Ok(sources)
     }
 
-    /// No driver has snapshots to take.
-    fn check_snapshot(&self, tool: &Tool<'_>, sources: &[Segment]) -> Result<()> {
-        let Some(snapshot) = &self.snapshot else { return Ok(()) };
-        if snapshot.starts_with("snapshot.") {
-            let known = |(key, _): &(String, String)| matches!(key.as_str(), "snapshot.id" | "snapshot.name");
-            let pairs = keyval::pairs(snapshot, Bare::Always)?;
-            if let Some((key, _)) = pairs.iter().find(|pair| !known(pair)) {
-                tool.out.error_text(&format!("Invalid parameter '{key}'"));
-                return Err(Error::invalid(format!("Failed in parsing snapshot param '{snapshot}'")));
-            }
-        }
+    /// Shows the snapshot asked for in the one source.
+    fn load_snapshot(&self, sources: &[Segment], name: &SnapshotName) -> Result<()> {
         match sources {
-            [source] => Err(Error::unsupported(format!(
-                "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading \
-                 internal snapshots",
-                source.image.node().name().driver
-            ))),
+            [source] => snapshot::load(&source.image, name),
             _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
         }
     }
@@ -246,6 +236,9 @@ impl ConvertArgs {
         let backed = self.create(tool, name, size, sources.len(), progress)?;
         let target =
             self.target.open(tool, name, OpenFlags { cache: numbers.cache, ..self.input.flags() })?;
+        if self.bitmaps {
+            bitmaps::check_target(&target)?;
+        }
         if target.len()? < size {
             return Err(Error::invalid("output file is smaller than input file"));
         }
@@ -255,6 +248,9 @@ impl ConvertArgs {
         let options = self.copy_options(tool, &target, numbers, backed)?;
         progress.expect(copy::work(sources, &options, progress).map_err(copy_error)?);
         copy::copy(sources, &target, &options, progress).map_err(copy_error)?;
+        if let ([source], true) = (sources, self.bitmaps) {
+            bitmaps::copy(tool, &source.image, &target)?;
+        }
         target.flush()?;
         target.close()
     }

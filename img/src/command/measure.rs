@@ -5,6 +5,7 @@ use crate::cli::{Input, Objects, Report, Run, Share};
 use crate::options::{check_lists, format_row, set_all};
 use crate::snapshot;
 use block::graph::{self, CreateOptions, DriverRow, Measure, MeasureFn, OpenFlags, Source};
+use block::snapshot::SnapshotName;
 use block::tool::json;
 use block::{Error, Image, Result};
 use clap::Args;
@@ -46,13 +47,11 @@ impl Run for MeasureArgs {
 
     fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
         check_lists(&self.options)?;
-        if let Some(text) = &self.snapshot {
-            snapshot::check_name(tool, text)?;
-        }
+        let snapshot = self.snapshot.as_deref().map(|text| snapshot::parse(tool, text)).transpose()?;
         let size = self.size.take().map(|text| tool.parse_size(&text, "image size")).transpose()?;
         let source = self.source(size)?;
         let (row, measure) = measuring(tool, &self.target_format)?;
-        let image = source.map(|source| self.open(tool, &source)).transpose()?;
+        let image = source.map(|source| self.open(tool, &source, snapshot.as_ref())).transpose()?;
         let options = self.options(tool, row, &image, size)?;
         let result = measure(&options, image.as_ref())?;
         match self.report.is_json() {
@@ -79,12 +78,10 @@ impl MeasureArgs {
         }))
     }
 
-    fn open(&self, tool: &Tool<'_>, source: &Source) -> Result<Image> {
+    fn open(&self, tool: &Tool<'_>, source: &Source, snapshot: Option<&SnapshotName>) -> Result<Image> {
         let flags = OpenFlags { force_share: self.share.force_share, ..self.input.flags() };
         let image = graph::open(tool.env(), source, self.input.format.as_deref(), flags)?;
-        if self.snapshot.is_some() {
-            snapshot::load(&image)?;
-        }
+        snapshot.map_or(Ok(()), |name| snapshot::load(&image, name))?;
         Ok(image)
     }
 

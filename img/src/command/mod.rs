@@ -1,6 +1,7 @@
 //! The commands, one file each. A command parses, opens, does and prints.
 
 pub(crate) mod amend;
+pub(crate) mod bitmap;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod convert;
@@ -10,6 +11,7 @@ pub(crate) mod info;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod resize;
+pub(crate) mod snapshot;
 
 use crate::cli::{self, Objects};
 use block::graph::Env;

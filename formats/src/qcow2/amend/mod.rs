@@ -10,13 +10,12 @@ mod width;
 
 use super::create;
 use super::features::{Autoclear, Compatible, Incompatible};
-use super::header::{CryptMethod, Version, field};
+use super::header::{CryptMethod, Version};
 use super::image::Qcow2;
-use super::meta::{FreedBy, Meta};
-use crate::mapped::HostOffset;
+use super::meta::Meta;
 use block::amend::{Amend, AmendCtx};
 use block::graph::{CreateKind, CreateOption, CreateOptions};
-use block::{Context, Error, Event, Quiesced, Resize, Result};
+use block::{Context, Error, Quiesced, Resize, Result};
 use secret::options::Size;
 use serde::Deserialize;
 use steps::Steps;
@@ -121,16 +120,8 @@ impl Meta {
     fn rewrite_snapshots(&mut self) -> Result<()> {
         let size = self.header.size;
         self.snapshots.iter_mut().for_each(|s| s.disk_size = s.disk_size.or(Some(size)));
-        let table: Vec<u8> = self.snapshots.iter().flat_map(|s| s.to_bytes(size)).collect();
-        let len = table.len() as u64;
-        let at = self.allocate(self.geometry.clusters(len))?;
-        self.caches.write_fresh(at, &table, Event("snapshot_alloc_table"))?;
-        let pointer = [&self.header.snapshots.count.to_be_bytes()[..], &at.0.to_be_bytes()].concat();
-        self.caches.write_pointer(HostOffset(field::SNAPSHOTS), &pointer, Event("header_update"))?;
-        self.caches.settle()?;
-        let old = std::mem::replace(&mut self.header.snapshots.offset, at.0);
-        let old_len = std::mem::replace(&mut self.snapshot_bytes, len);
-        self.free_now(HostOffset(old), old_len, FreedBy::Other)
+        let all = self.snapshots.clone();
+        self.write_snapshot_table(all)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The snapshot table: entries to bytes and back (specification, "Snapshots").
 
-use super::header::{Header, MAX_SNAPSHOTS, be32, be64};
+use crate::qcow2::header::{Header, MAX_SNAPSHOTS, be32, be64};
 use block::{Child, Error, Result};
 
 /// Bytes of an entry before its variable part.
@@ -10,27 +10,27 @@ const KNOWN_EXTRA: usize = 24;
 /// The most extra data an entry may have, in bytes.
 const MAX_EXTRA: usize = 1024;
 /// The largest snapshot table, in bytes.
-const MAX_TABLE: u64 = 1024 * MAX_SNAPSHOTS as u64;
+pub(super) const MAX_TABLE: u64 = 1024 * MAX_SNAPSHOTS as u64;
 
 /// An entry of the snapshot table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Snapshot {
+pub(in crate::qcow2) struct Snapshot {
     /// Where its L1 table is.
-    pub(super) l1_offset: u64,
+    pub(in crate::qcow2) l1_offset: u64,
     /// Entries of its L1 table.
-    pub(super) l1_size: u32,
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) date_sec: u32,
-    pub(super) date_nsec: u32,
-    pub(super) vm_clock_nsec: u64,
-    pub(super) vm_state_size: u64,
+    pub(in crate::qcow2) l1_size: u32,
+    pub(in crate::qcow2) id: String,
+    pub(in crate::qcow2) name: String,
+    pub(in crate::qcow2) date_sec: u32,
+    pub(in crate::qcow2) date_nsec: u32,
+    pub(in crate::qcow2) vm_clock_nsec: u64,
+    pub(in crate::qcow2) vm_state_size: u64,
     /// Virtual size of the disk when it was taken; `None` where the entry does not say (version 2).
-    pub(super) disk_size: Option<u64>,
+    pub(in crate::qcow2) disk_size: Option<u64>,
     /// Instruction count; `None` where the entry does not say.
-    pub(super) icount: Option<u64>,
+    pub(in crate::qcow2) icount: Option<u64>,
     /// Extra data after what we know.
-    pub(super) unknown_extra: Vec<u8>,
+    pub(in crate::qcow2) unknown_extra: Vec<u8>,
 }
 
 impl Snapshot {
@@ -62,7 +62,7 @@ impl Snapshot {
     }
 
     /// The entry as written, padded, for a disk of `disk_size` bytes unless it says otherwise.
-    pub(super) fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
+    pub(in crate::qcow2) fn to_bytes(&self, disk_size: u64) -> Vec<u8> {
         let extra_len = KNOWN_EXTRA + self.unknown_extra.len();
         let mut out = Vec::new();
         out.extend(self.l1_offset.to_be_bytes());
@@ -91,17 +91,17 @@ fn short(len: usize) -> [u8; 2] {
 
 /// The snapshot table of an open image.
 #[derive(Debug, Default)]
-pub(super) struct SnapshotTable {
-    pub(super) snapshots: Vec<Snapshot>,
+pub(in crate::qcow2) struct SnapshotTable {
+    pub(in crate::qcow2) snapshots: Vec<Snapshot>,
     /// Bytes it takes in the file.
-    pub(super) bytes: u64,
+    pub(in crate::qcow2) bytes: u64,
 }
 
 /// Reads the snapshot table, a piece at a time, so that a false count costs no memory.
 ///
 /// # Errors
 /// A table too large, an entry with too much extra data, or the file's.
-pub(super) fn read_table(file: &Child, header: &Header) -> Result<SnapshotTable> {
+pub(in crate::qcow2) fn read_table(file: &Child, header: &Header) -> Result<SnapshotTable> {
     let mut table = SnapshotTable::default();
     let mut window = Vec::new();
     let mut start = 0;
