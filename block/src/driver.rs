@@ -347,6 +347,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The key slots, of encrypted formats that have any.
+    fn keys(&self) -> Option<&dyn crate::keys::Keys> {
+        None
+    }
+
     /// The points at which it stops requests, in drivers made for that.
     fn breakpoints(&self) -> Option<&dyn Breakpoints> {
         None

@@ -24,6 +24,7 @@ pub mod graph;
 mod image;
 mod inflight;
 mod iovec;
+pub mod keys;
 pub mod nbd;
 mod node;
 pub mod protocol;

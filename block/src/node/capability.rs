@@ -1,9 +1,11 @@
-//! What some formats have beyond bytes: snapshots, dirty bitmaps and options that can be changed, reached through filters.
+//! What some formats have beyond bytes: snapshots, dirty bitmaps, key slots and options that can be changed, reached
+//! through filters.
 
 use super::Node;
 use crate::amend::AmendCtx;
 use crate::bitmap::{Bitmaps, DirtyBitmap};
 use crate::graph::CreateOptions;
+use crate::keys::Keys;
 use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
 use crate::{Context, Error, Kind, Quiesced, Result};
 use std::sync::Arc;
@@ -17,6 +19,16 @@ impl Node {
         let state = self.state();
         let amend = state.driver.amend().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
         amend.amend(&self.drain(), options, ctx)
+    }
+
+    /// Does something with the key slots, with nothing else in flight.
+    ///
+    /// # Errors
+    /// `None` in formats without key slots; otherwise what `f` says.
+    pub fn with_keys<T>(&self, f: impl FnOnce(&dyn Keys, &Quiesced<'_>) -> Result<T>) -> Option<Result<T>> {
+        let state = self.state();
+        let keys = state.driver.keys()?;
+        Some(f(keys, &self.drain()))
     }
 
     /// The snapshots inside the image, oldest first; `None` in formats without.

@@ -3,7 +3,10 @@
 //! A LUKS file begins with its header; qcow2 keeps one in its middle. What is in a header counts from the header's
 //! start, so everything that reads and writes one goes through [`Area`].
 
-use block::{Child, Level, Result};
+use block::{Child, Error, Kind, Level, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
 
 /// Where a header is.
 #[derive(Debug, Clone)]
@@ -48,6 +51,27 @@ impl Area {
     /// The layer's below.
     pub(super) fn flush(&self) -> Result<()> {
         self.child.flush(Level::Disk)
+    }
+
+    /// Takes the advisory lock that cryptsetup takes while it changes a header; `None` where there is no file.
+    ///
+    /// # Errors
+    /// Somebody else has it.
+    pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
+        let name = self.child.node().name();
+        if name.driver != "file" {
+            return Ok(None);
+        }
+        let Ok(file) = File::open(&name.filename) else { return Ok(None) };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(Error::new(Kind::Locked, "Another program is changing the header")
+                    .with_hint("cryptsetup holds its lock only for a moment: try again."))
+            }
+            // Not every file system has locks.
+            Err(_) => Ok(None),
+        }
     }
 
     /// Overwrites a range with random bytes, and makes that durable.

@@ -5,16 +5,19 @@
 
 use super::area::Area;
 use super::derive::Bounds;
+use super::head;
 use super::header::{self, Header, Placement};
 use super::info;
 use super::keys::KeyStore;
-use super::keyslot::{KeySlot, Search};
+use super::keyslot::{Found, KeySlot, Search};
 use super::secret as passphrase;
 use super::v1::Luks1Keys;
+use super::v2::{self, Luks2Keys};
 use crate::crypto::{self, CipherSpec, SectorCipher, SectorSize};
-use block::{Error, Result};
+use block::keys::Finding;
+use block::{Error, Kind, Result};
 use secret::Secret;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Where the payload is, and how its sectors are counted.
@@ -35,6 +38,10 @@ pub(super) struct Place {
 pub(crate) enum Container {
     /// LUKS1.
     Luks1(Header),
+    /// LUKS2.
+    Luks2(Box<v2::Header>),
+    /// None, and why; opened to put a backup there.
+    Broken(String),
 }
 
 impl Container {
@@ -46,7 +53,17 @@ impl Container {
         let mut bytes = [0; header::BYTES];
         let there = usize::try_from(area.len()?).unwrap_or(usize::MAX).min(bytes.len());
         area.read(0, &mut bytes[..there])?;
-        Header::parse(&bytes[..there], placement).map(Container::Luks1)
+        let luks2 = || v2::Header::read(area).map(|header| Container::Luks2(Box::new(header)));
+        match header::version(&bytes[..there]) {
+            Some(2) if placement == Placement::Embedded => Err(Error::unsupported(
+                "LUKS2 inside qcow2 is not a standard: the header in this image is of version 2, where all programs expect \
+                 version 1",
+            )),
+            Some(2) => luks2(),
+            Some(1) => Header::parse(&bytes[..there], placement).map(Container::Luks1),
+            // What is damaged may be LUKS2, whose second copy is elsewhere.
+            _ => luks2().or_else(|_| Header::parse(&bytes[..there], placement).map(Container::Luks1)),
+        }
     }
 
     /// Where the payload is.
@@ -55,20 +72,29 @@ impl Container {
             Container::Luks1(header) => {
                 Place { start: header.payload.bytes(), len: None, sector: SectorSize::B512, first: 0 }
             }
+            Container::Luks2(header) => header.place(),
+            Container::Broken(_) => Place { start: 0, len: None, sector: SectorSize::B512, first: 0 },
         }
     }
 
     /// What the payload is encrypted with.
-    pub(super) fn cipher(&self) -> CipherSpec {
+    ///
+    /// # Errors
+    /// It cannot be opened here, and why.
+    pub(super) fn cipher(&self) -> Result<CipherSpec> {
         match self {
-            Container::Luks1(header) => header.cipher,
+            Container::Luks1(header) => Ok(header.cipher),
+            Container::Luks2(header) => header.cipher(),
+            Container::Broken(why) => Err(head::broken(why)),
         }
     }
 
     /// The slots whose keys open the payload, in the order in which they are tried.
-    fn key_slots(&self) -> Vec<KeySlot> {
+    pub(super) fn key_slots(&self) -> Vec<KeySlot> {
         match self {
             Container::Luks1(header) => header.key_slots(),
+            Container::Luks2(header) => header.key_slots(),
+            Container::Broken(_) => Vec::new(),
         }
     }
 
@@ -82,16 +108,105 @@ impl Container {
         secret: &Secret,
         bounds: Bounds,
     ) -> Result<Arc<dyn SectorCipher>> {
-        let read = |at, material: &mut [u8]| area.read(at, material);
-        let search = Search::new(self.key_slots(), &read, bounds)?;
-        let key = passphrase::unlock(&search, secret)?.key;
-        crypto::new(&self.cipher(), key.as_bytes(), self.place().sector).map(Arc::from)
+        let cipher = self.cipher()?;
+        let key = unlock(area, self.key_slots(), secret, bounds)?.key;
+        crypto::new(&cipher, key.as_bytes(), self.place().sector).map(Arc::from)
+    }
+
+    /// The slot that `secret` opens; only `slot` is tried, if it is given.
+    ///
+    /// # Errors
+    /// It opens none, or key material cannot be read.
+    pub(super) fn find(
+        &self,
+        area: &Area,
+        secret: &Secret,
+        slot: Option<u64>,
+        bounds: Bounds,
+    ) -> Result<usize> {
+        let mut slots = self.all_key_slots();
+        match slot {
+            Some(number) => slots.retain(|slot| slot.number as u64 == number),
+            None => slots = self.key_slots(),
+        }
+        if slots.is_empty() {
+            self.cipher()?;
+        }
+        unlock(area, slots, secret, bounds).map(|found| found.slot)
+    }
+
+    /// The slots that can be tried, those that are to be ignored unless named included.
+    fn all_key_slots(&self) -> Vec<KeySlot> {
+        match self {
+            Container::Luks2(header) => header.all_key_slots(),
+            other => other.key_slots(),
+        }
+    }
+
+    /// What it is, in one word.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Container::Luks1(_) => "luks1",
+            Container::Luks2(_) => "luks2",
+            Container::Broken(_) => "damaged",
+        }
+    }
+
+    /// The key slots, as `key list` prints them.
+    pub(super) fn slots(&self) -> Value {
+        match self {
+            Container::Luks1(header) => info::luks1_slots(header),
+            Container::Luks2(header) => header.slots(),
+            Container::Broken(_) => json!([]),
+        }
+    }
+
+    /// What `lint` says about the header itself.
+    pub(super) fn complaints(&self) -> Vec<Finding> {
+        match self {
+            Container::Luks2(header) => header.complaints(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it is as it should be.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Container::Luks2(header) => header.is_whole(),
+            _ => true,
+        }
+    }
+
+    /// Bytes of the header with all key slots: what a backup holds.
+    ///
+    /// # Errors
+    /// There is no header.
+    pub(super) fn header_bytes(&self) -> Result<u64> {
+        match self {
+            Container::Luks1(header) => Ok(header.material_end()),
+            Container::Luks2(header) => Ok(header.header_bytes()),
+            Container::Broken(why) => Err(head::broken(why)),
+        }
     }
 
     /// What `info` prints.
-    pub(crate) fn info(&self) -> Value {
+    pub(crate) fn info(&self, placement: Placement) -> Value {
         match self {
             Container::Luks1(header) => info::luks1(header),
+            Container::Luks2(header) => header.info(placement == Placement::Detached),
+            Container::Broken(why) => json!({"damaged": why}),
+        }
+    }
+
+    /// Mends what is damaged of a header that has a second copy.
+    ///
+    /// # Errors
+    /// Those of the layer below.
+    pub(super) fn repair(&mut self, area: &Area) -> Result<()> {
+        match self {
+            Container::Luks1(_) => Ok(()),
+            Container::Luks2(header) => header.repair(area),
+            Container::Broken(why) => Err(head::broken(why)),
         }
     }
 
@@ -113,8 +228,84 @@ impl Container {
                 *header = keys.into_header();
                 done
             }
+            Container::Luks2(header) => {
+                let mut keys = Luks2Keys::load(area, bounds)?;
+                let done = change(&mut keys);
+                **header = keys.into_header();
+                done
+            }
+            Container::Broken(why) => Err(head::broken(why)),
         }
     }
+}
+
+impl Container {
+    /// The header in the bytes of a backup.
+    ///
+    /// # Errors
+    /// It is none, or not whole.
+    pub(super) fn parse_backup(backup: &[u8], placement: Placement) -> Result<Self> {
+        let area = Area::new(block::protocol::memory::Memory::child(backup.to_vec()), 0);
+        let container =
+            Container::read(&area, placement).map_err(|e| e.context("The backup is no header"))?;
+        if container.header_bytes()? > backup.len() as u64 {
+            return Err(Error::corrupt("The backup ends in the middle of the key slots"));
+        }
+        match container.is_whole() {
+            true => Ok(container),
+            false => Err(Error::corrupt("The backup is damaged: its two copies of the header differ")),
+        }
+    }
+
+    /// Whether `restored` may take the place of this header without being forced to.
+    ///
+    /// # Errors
+    /// It belongs to another container, or would move the payload.
+    pub(super) fn check_restore(&self, restored: &Container) -> Result<()> {
+        let refuse = |text: &str| {
+            Err(Error::new(Kind::Invalid, text)
+                .with_hint("--force restores it all the same; make a backup of what is there first."))
+        };
+        match self {
+            Container::Broken(_) => Ok(()),
+            _ if self.uuid() != restored.uuid() => {
+                refuse("The backup is of another container (its UUID differs)")
+            }
+            _ if self.place() != restored.place() => refuse("The backup has the payload in another place"),
+            _ if self.kind() != restored.kind() => refuse("The backup is of another version of LUKS"),
+            _ => Ok(()),
+        }
+    }
+
+    fn uuid(&self) -> String {
+        match self {
+            Container::Luks1(header) => header.uuid.clone(),
+            Container::Luks2(header) => header.uuid(),
+            Container::Broken(_) => String::new(),
+        }
+    }
+
+    /// Writes a backup of this header to `area`: key slots first, so that a header never has slots that are not there.
+    ///
+    /// # Errors
+    /// Those of the layer below.
+    pub(super) fn write_backup(&self, area: &Area, backup: &[u8]) -> Result<()> {
+        let len = usize::try_from(self.header_bytes()?).unwrap_or(backup.len()).min(backup.len());
+        let head = match self {
+            Container::Luks2(header) => header.copies_bytes(),
+            _ => 4096,
+        };
+        let head = head.min(len);
+        area.write(head as u64, &backup[head..len])?;
+        area.flush()?;
+        area.write(0, &backup[..head])?;
+        area.flush()
+    }
+}
+
+fn unlock(area: &Area, slots: Vec<KeySlot>, secret: &Secret, bounds: Bounds) -> Result<Found> {
+    let read = |at, material: &mut [u8]| area.read(at, material);
+    passphrase::unlock(&Search::new(slots, &read, bounds)?, secret)
 }
 
 /// Checks that the file has a place for the payload, which may be empty.
@@ -128,5 +319,11 @@ pub(super) fn check_length(place: &Place, len: u64) -> Result<()> {
             "The file was cut off, or it is the backup of a header: driver=luks,header.filename=THIS,file.filename=IMAGE",
         ));
     }
-    Ok(())
+    match place.len.filter(|payload| *payload > len - place.start) {
+        Some(_) => {
+            Err(Error::corrupt("LUKS payload ends behind the end of the file")
+                .with_hint("The file was cut off."))
+        }
+        None => Ok(()),
+    }
 }

@@ -136,14 +136,6 @@ impl Derivation {
         Ok(key)
     }
 
-    /// The name in a LUKS2 header.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Derivation::Pbkdf2 { .. } => "pbkdf2",
-            Derivation::Argon2 { variant, .. } => variant.name(),
-        }
-    }
-
     /// How many of these can run at once without one waiting for another.
     pub(super) fn at_once(&self, bytes: usize) -> usize {
         match self {

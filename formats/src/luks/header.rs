@@ -104,6 +104,8 @@ pub(crate) enum Placement {
     Attached,
     /// In a file of its own.
     Detached,
+    /// Wherever the format around it keeps it.
+    Embedded,
 }
 
 /// Parameters of one key derivation.
@@ -161,7 +163,7 @@ impl Header {
         let cipher_name = text(&disk.cipher_name, "cipher name", offset_of!(Disk, cipher_name))?;
         let cipher_mode = text(&disk.cipher_mode, "cipher mode", offset_of!(Disk, cipher_mode))?;
         let hash_spec = text(&disk.hash_spec, "hash spec", offset_of!(Disk, hash_spec))?;
-        if placement == Placement::Attached && disk.payload_offset.get() < FIRST_MATERIAL.0 {
+        if placement != Placement::Detached && disk.payload_offset.get() < FIRST_MATERIAL.0 {
             return Err(payload_overlaps(disk.payload_offset.get()));
         }
         let digest = disk.digest()?;
@@ -279,10 +281,6 @@ pub(super) fn material_sectors(key_bytes: u64) -> u64 {
 fn check_version(bytes: &[u8]) -> Result<()> {
     match version(bytes) {
         Some(1) => Ok(()),
-        Some(2) => Err(Error::unsupported("LUKS version 2 is not supported").with_hint(
-            "This is a LUKS2 image. One whose key slots use PBKDF2 can be turned into LUKS1: \
-             cryptsetup convert --type luks1 FILE",
-        )),
         Some(other) => Err(Error::unsupported(format!("LUKS version {other} is not supported"))
             .with_hint(at("version", offset_of!(Disk, version)))),
         None => Err(Error::invalid("Volume is not in LUKS format")),
@@ -346,7 +344,7 @@ impl Disk {
         if start < u64::from(FIRST_MATERIAL.0) {
             return overlaps("LUKS header");
         }
-        if placement == Placement::Attached && end > u64::from(self.payload_offset.get()) {
+        if placement != Placement::Detached && end > u64::from(self.payload_offset.get()) {
             return overlaps("encrypted payload");
         }
         let others = extents.iter().enumerate().skip(index + 1);
@@ -439,7 +437,7 @@ mod tests {
         let mut list = vec![
             field((0, b"SKUL".to_vec()), "Volume is not in LUKS format"),
             field((6, vec![0, 0]), "LUKS version 0 is not supported"),
-            field((6, vec![0, 2]), "LUKS version 2 is not supported"),
+            field((6, vec![0, 3]), "LUKS version 3 is not supported"),
             field((8, vec![b'a'; 32]), "LUKS header cipher name is not NUL terminated"),
             field((40, vec![b'a'; 32]), "LUKS header cipher mode is not NUL terminated"),
             field((72, vec![b'a'; 32]), "LUKS header hash spec is not NUL terminated"),

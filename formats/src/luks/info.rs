@@ -1,6 +1,6 @@
 //! What `info` prints about an image, with QEMU's member names and in its order.
 
-use super::header::{Header, Slot};
+use super::header::{Header, Pbkdf2, Sectors, Slot};
 use crate::crypto::{IvGen, af};
 use serde_json::{Map, Value, json};
 
@@ -23,6 +23,21 @@ pub(super) fn luks1(header: &Header) -> Value {
     set("payload-offset", json!(header.payload.bytes()));
     set("master-key-iters", json!(header.digest.pbkdf2.iterations));
     Value::Object(data)
+}
+
+/// The key slots in use, each with its number.
+pub(super) fn luks1_slots(header: &Header) -> Value {
+    let one = |(number, used, material): (usize, Pbkdf2, Sectors)| {
+        json!({
+            "slot": number,
+            "type": "luks1",
+            "kdf": "pbkdf2",
+            "hash": header.hash.name(),
+            "iters": used.iterations,
+            "key-offset": material.bytes(),
+        })
+    };
+    header.active().map(one).collect()
 }
 
 fn slot(slot: &Slot) -> Value {

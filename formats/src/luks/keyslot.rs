@@ -55,16 +55,8 @@ impl Proof {
         Ok(Proof { derivation, value })
     }
 
-    /// Whether `key` is the right one.
-    ///
-    /// # Errors
-    /// The system has no memory.
-    pub(super) fn recognises(&self, key: &VolumeKey) -> Result<bool> {
-        self.recognises_unless(&AtomicBool::new(false), key)
-    }
-
-    /// Like [`Proof::recognises`], but `false` when `stop` is set meanwhile.
-    fn recognises_unless(&self, stop: &AtomicBool, key: &VolumeKey) -> Result<bool> {
+    /// Whether `key` is the right one; `false` too when `stop` is set meanwhile.
+    fn recognises(&self, stop: &AtomicBool, key: &VolumeKey) -> Result<bool> {
         let mut value = vec![0; self.value.len()];
         let done = self.derivation.derive(stop, key.as_bytes(), &mut value)?;
         Ok(done && value.ct_eq(&self.value).into())
@@ -164,14 +156,6 @@ impl KeySlot {
         }
     }
 
-    /// Overwrites the material so that its passphrase is good for nothing, and makes that durable.
-    ///
-    /// # Errors
-    /// Those of the layer below.
-    pub(super) fn wipe(&self, area: &Area) -> Result<()> {
-        area.wipe(self.at, self.wrapping.material_bytes())
-    }
-
     /// The volume key, if `passphrase` opens the slot.
     ///
     /// # Errors
@@ -194,7 +178,7 @@ impl KeySlot {
         let mut material = SecretBytes::zeroed(self.wrapping.material_bytes())?;
         read(self.at, &mut material)?;
         let key = self.wrapping.unseal(&mut material, &slot_key)?;
-        Ok(self.proof.recognises_unless(stop, &key)?.then_some(key))
+        Ok(self.proof.recognises(stop, &key)?.then_some(key))
     }
 }
 

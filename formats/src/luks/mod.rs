@@ -1,18 +1,20 @@
 //! LUKS images: encrypted payload behind (or beside) a header whose key slots hold the key.
 //!
-//! To users there is one driver, `luks`. What is common to both versions of the format is [`payload`], [`options`] and
-//! [`secret`]; of version 1 are [`header`] and the key derivation in [`keyslot`]. Version 2 is recognised, and refused by
-//! name.
+//! To users there is one driver, `luks`. A [`container`] is a header of either version; [`header`] and [`v1`] are version
+//! 1, [`v2`] is version 2. Common to both are how a slot hides a key ([`keyslot`], [`derive`], [`calibrate`]), how slots
+//! are changed ([`keys`]), where passphrases come from ([`secret`]), [`options`] and [`payload`].
 
 mod area;
 mod calibrate;
 mod container;
 mod create;
 mod derive;
+mod head;
 mod header;
 mod info;
 pub(crate) mod keys;
 mod keyslot;
+mod lint;
 mod open;
 mod options;
 mod payload;
@@ -20,6 +22,7 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod v1;
+mod v2;
 
 use block::graph::{DriverKind, DriverRow, Probe};
 use block::{Error, Kind, Result};

@@ -1,12 +1,11 @@
 //! Opening LUKS images: from option tree to driver.
 
 use super::area::Area;
-use super::container::{self, Container};
 use super::derive::Bounds;
+use super::head::{Head, Opened};
 use super::header::Placement;
 use super::options::OpenOptions;
-use super::payload::{Opened, Payload};
-use super::secret as passphrase;
+use super::payload::Payload;
 use block::graph::OpenCtx;
 use block::{Driver, Perm, Perms, Result};
 use std::time::Duration;
@@ -27,18 +26,22 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     };
     let placement = if detached.is_some() { Placement::Detached } else { Placement::Attached };
     let area = Area::new(detached.as_ref().unwrap_or(&file).clone(), 0);
-    let container = Container::read(&area, placement)?;
-    container::check_length(&container.place(), file.len()?)?;
-    let bounds = bounds(ctx.flags.max_kdf_seconds);
+    let opened = Opened {
+        placement,
+        key_secret: options.key_secret,
+        bounds: bounds(ctx.flags.max_kdf_seconds),
+        payload_file: Some(file.len()?),
+        repair: ctx.flags.repair,
+    };
+    let head = Head::open(area, opened)?;
     let cipher = match ctx.flags.no_io {
         true => None,
-        false => {
-            let secret = passphrase::find(ctx.env, options.key_secret.as_deref())?;
-            Some(container.unlock(&area, secret, bounds)?)
-        }
+        false => Some(head.unlock(ctx.env)?),
     };
-    let opened = Opened { placement, key_secret: options.key_secret, bounds };
-    Ok(Box::new(Payload::new(file, detached, container, cipher, opened)))
+    if ctx.flags.writable && !ctx.flags.no_io {
+        head.repair()?;
+    }
+    Ok(Box::new(Payload::new(file, detached, head, cipher)))
 }
 
 /// What a key slot may cost, when its derivation may take so many seconds (0: the default).

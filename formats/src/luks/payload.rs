@@ -7,10 +7,8 @@
 //! decrypts to garbage, so everything is data, zeroes are written like other data, and nothing is discarded.
 
 use super::area::Area;
-use super::container::{Container, Place};
-use super::derive::Bounds;
-use super::header::Placement;
-use super::keys::amend::{self, Amend};
+use super::container::Place;
+use super::head::Head;
 use super::options::OpenOptions;
 use crate::crypto::SectorCipher;
 use block::amend::AmendCtx;
@@ -20,7 +18,7 @@ use block::{
     Child, Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Quiesced, Resize, Result,
     SECTOR, Want, WriteFlags,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Bytes that are decrypted or encrypted at once: well below the size of a second-level cache.
 const PIECE: usize = 128 << 10;
@@ -28,54 +26,41 @@ const PIECE: usize = 128 << 10;
 /// Bytes that a write which must be on stable storage goes out in: each piece waits for the disk.
 const FUA_PIECE: usize = 1 << 20;
 
-/// How an image was opened, as far as its keys are concerned.
-#[derive(Debug, Clone)]
-pub(super) struct Opened {
-    /// Whether the header is in a file of its own.
-    pub(super) placement: Placement,
-    /// The id of the secret that opened it.
-    pub(super) key_secret: Option<String>,
-    /// What a key slot may cost.
-    pub(super) bounds: Bounds,
-}
-
 /// The driver of an open image.
 #[derive(Debug)]
 pub(super) struct Payload {
     file: Child,
     detached: Option<Child>,
     children: Arc<[Child]>,
-    /// What the header says; keys may be changed while the image is open.
-    container: Mutex<Container>,
+    head: Head,
     place: Place,
-    opened: Opened,
     /// `None`: opened without the key, for reports only.
     cipher: Option<Arc<dyn SectorCipher>>,
     pool: Pool,
 }
 
 impl Payload {
-    /// The payload in `file` that `container` describes.
+    /// The payload in `file` that `head` describes.
     pub(super) fn new(
         file: Child,
         detached: Option<Child>,
-        container: Container,
+        head: Head,
         cipher: Option<Arc<dyn SectorCipher>>,
-        opened: Opened,
     ) -> Self {
         // In the order in which QEMU reports them.
         let children = detached.iter().chain([&file]).cloned().collect();
-        let (place, container) = (container.place(), Mutex::new(container));
-        Payload { file, detached, children, container, place, opened, cipher, pool: Pool::new() }
+        let place = head.place();
+        Payload { file, detached, children, head, place, cipher, pool: Pool::new() }
     }
 
-    fn container(&self) -> MutexGuard<'_, Container> {
-        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Bytes of what has an IV.
+    fn unit(&self) -> usize {
+        self.place.sector.bytes()
     }
 
-    /// Where the header is.
-    fn area(&self) -> Area {
-        Area::new(self.detached.as_ref().unwrap_or(&self.file).clone(), 0)
+    /// The number of the sector at `at`, in units of 512 bytes.
+    fn sector(&self, at: u64) -> u64 {
+        self.place.first.wrapping_add(at / SECTOR)
     }
 
     fn place(&self, at: u64) -> Result<u64> {
@@ -91,24 +76,22 @@ impl Payload {
     fn decrypt_scattered(&self, cipher: &dyn SectorCipher, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
         let mut whole = self.pool.take(to.len());
         self.file.read_exact(self.place(at)?, &mut whole)?;
-        cipher.decrypt(at / SECTOR, &mut whole);
+        cipher.decrypt(self.sector(at), &mut whole);
         to.copy_from_slice(&whole);
         Ok(())
     }
 }
 
-fn whole_sectors(len: usize) -> bool {
-    (len as u64).is_multiple_of(SECTOR)
-}
-
 impl Driver for Payload {
     fn len(&self) -> Result<u64> {
-        Ok(self.file.len()?.saturating_sub(self.place.start))
+        let rest = self.file.len()?.saturating_sub(self.place.start);
+        let unit = self.place.sector.bytes() as u64;
+        Ok(self.place.len.unwrap_or(rest - rest % unit))
     }
 
     fn limits(&self) -> Limits {
         Limits {
-            request_align: SECTOR as u32,
+            request_align: self.unit() as u32,
             memory_align: self.file.node().limits().memory_align,
             write_flags: WriteFlags::FUA,
             ..Limits::default()
@@ -128,9 +111,9 @@ impl Driver for Payload {
         while !to.is_empty() {
             let mut piece = to.split_to(PIECE);
             let len = piece.len() as u64;
-            if piece.parts_mut().all(|part| whole_sectors(part.len())) {
+            if piece.parts_mut().all(|part| part.len().is_multiple_of(self.unit())) {
                 self.file.read(self.place(at)?, &mut piece.reborrow())?;
-                let mut sector = at / SECTOR;
+                let mut sector = self.sector(at);
                 for part in piece.parts_mut() {
                     cipher.decrypt(sector, part);
                     sector += part.len() as u64 / SECTOR;
@@ -155,7 +138,7 @@ impl Driver for Payload {
             let piece = from.slice(done, max);
             let bounce = &mut bounce[..piece.len()];
             let at = at + done as u64;
-            encrypt(cipher, at / SECTOR, &piece, bounce);
+            encrypt(cipher, self.sector(at), &piece, bounce);
             self.file.write(self.place(at)?, &IoVec::from(&*bounce), flags)?;
             done += piece.len();
         }
@@ -167,15 +150,27 @@ impl Driver for Payload {
     }
 
     fn truncate(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        if self.place.len.is_some() {
+            return Err(Error::unsupported("The LUKS payload has a fixed size"));
+        }
+        let unit = self.unit() as u64;
+        if unit > SECTOR && !to.size.is_multiple_of(unit) {
+            let text = format!("The new size is no multiple of the sector size, {unit} bytes");
+            return Err(Error::invalid(text));
+        }
         self.file.node().truncate(Resize { size: self.place(to.size)?, ..to })
     }
 
     fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
         let _: OpenOptions = ctx.options(&[])?;
         let file = ctx.child("file", ctx.perms)?;
-        let (detached, container, cipher) =
-            (self.detached.clone(), self.container().clone(), self.cipher.clone());
-        Ok(Box::new(Payload::new(file, detached, container, cipher, self.opened.clone())))
+        let (detached, cipher) = (self.detached.clone(), self.cipher.clone());
+        let head = self.head.reopened(Area::new(detached.as_ref().unwrap_or(&file).clone(), 0));
+        Ok(Box::new(Payload::new(file, detached, head, cipher)))
+    }
+
+    fn keys(&self) -> Option<&dyn block::keys::Keys> {
+        Some(&self.head)
     }
 
     fn amend(&self) -> Option<&dyn block::amend::Amend> {
@@ -183,27 +178,20 @@ impl Driver for Payload {
     }
 
     fn info(&self) -> FormatInfo {
-        FormatInfo {
-            encrypted: true,
-            specific: Some(("luks", self.container().info())),
-            ..FormatInfo::default()
-        }
+        FormatInfo { encrypted: true, specific: Some(("luks", self.head.info())), ..FormatInfo::default() }
     }
 }
 
 impl block::amend::Amend for Payload {
     fn amend(&self, _q: &Quiesced<'_>, options: &CreateOptions, ctx: &mut AmendCtx<'_>) -> Result<()> {
-        let amend = Amend::parse(options)?;
-        let with =
-            amend::Context { env: ctx.env, key_secret: self.opened.key_secret.as_deref(), force: ctx.force };
-        let Opened { placement, bounds, .. } = self.opened;
-        self.container().change(&self.area(), placement, bounds, |keys| amend.run(keys, &with))
+        self.head.amend(options, ctx)
     }
 }
 
 /// Encrypts `from`, whole sectors, to `to`, which is as long.
 fn encrypt(cipher: &dyn SectorCipher, mut sector: u64, from: &IoVec<'_>, to: &mut [u8]) {
-    if !from.parts().all(|part| whole_sectors(part.len())) {
+    let unit = cipher.sector_size().bytes();
+    if !from.parts().all(|part| part.len().is_multiple_of(unit)) {
         from.copy_to_slice(to);
         return cipher.encrypt(sector, to);
     }
@@ -230,13 +218,8 @@ mod tests {
         let mut slots = Slots::new(cipher, key_bytes, &[]);
         slots.file.resize(slots.file.len() + len, 0);
         let (cipher, file) = (slots.cipher(), Memory::child(slots.file));
-        let opened = Opened {
-            placement: Placement::Attached,
-            key_secret: None,
-            bounds: Bounds::new(std::time::Duration::from_secs(60)),
-        };
-        let container = Container::Luks1(slots.header);
-        let driver = Payload::new(file.clone(), None, container, Some(cipher.into()), opened);
+        let head = Head::open(Area::new(file.clone(), 0), super::super::tests::opened()).unwrap();
+        let driver = Payload::new(file.clone(), None, head, Some(cipher.into()));
         let node = Node::new(Box::new(driver), NodeName::default(), NodeFlags::default());
         (Image::new(node, WriteCache::Back), file)
     }

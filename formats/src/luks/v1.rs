@@ -8,7 +8,7 @@ use super::area::Area;
 use super::calibrate::pbkdf2_iterations;
 use super::derive::{Bounds, Derivation};
 use super::header::{self, Digest, Header, Pbkdf2, Placement, SALT_BYTES, SLOTS};
-use super::keys::{KeyStore, NewKey};
+use super::keys::{self, KeyStore, NewKey};
 use super::keyslot::{Found, KeySlot, Proof, Search, VolumeKey, Wrapping};
 use crate::crypto::kdf;
 use block::{Error, Kind, Result};
@@ -59,6 +59,12 @@ impl Header {
             at: self.slots[number].material.bytes(),
             proof: self.proof(),
         }
+    }
+
+    /// Where the last slot's material ends.
+    pub(super) fn material_end(&self) -> u64 {
+        let last = self.slots.iter().map(|slot| slot.material.bytes()).max().unwrap_or(0);
+        last + (self.wrapping().material_bytes() as u64).next_multiple_of(4096)
     }
 
     /// The slots in use, in order.
@@ -117,6 +123,14 @@ impl KeyStore for Luks1Keys<'_> {
         SLOTS
     }
 
+    fn used(&self) -> Vec<usize> {
+        self.active()
+    }
+
+    fn has_spare(&self) -> bool {
+        self.free().is_some()
+    }
+
     fn active(&self) -> Vec<usize> {
         self.header.active().map(|(number, ..)| number).collect()
     }
@@ -132,7 +146,7 @@ impl KeyStore for Luks1Keys<'_> {
     }
 
     fn fill(&mut self, slot: usize, key: &VolumeKey, passphrase: &[u8], new: &NewKey) -> Result<()> {
-        if new.derivation.is_some() {
+        if matches!(new.derivation, Some(keys::Kind::Argon2(_))) {
             return Err(Error::unsupported("LUKS1 key slots have no key derivation but pbkdf2")
                 .with_hint("LUKS2 has argon2id: img convert -O luks -o version=2"));
         }

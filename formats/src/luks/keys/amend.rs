@@ -98,7 +98,7 @@ impl Amend {
                 .free()
                 .ok_or_else(|| Error::invalid("Can't add a keyslot - all keyslots are in use"));
         };
-        if store.active().contains(&slot) && !force {
+        if store.used().contains(&slot) && !force {
             let text = format!("Refusing to overwrite active keyslot {slot} - please erase it first");
             return Err(Error::invalid(text));
         }
@@ -150,7 +150,7 @@ fn erase_one(store: &mut dyn KeyStore, slot: usize, old: Option<&Secret>, force:
         let text = format!("Given keyslot {slot} doesn't contain the given old password for erase operation");
         return Err(Error::invalid(text));
     }
-    if !force && !active.contains(&slot) {
+    if !force && !store.used().contains(&slot) {
         return Err(Error::invalid(format!("Given keyslot {slot} is already erased (inactive) ")));
     }
     if !force && active == [slot] {

@@ -1,11 +1,12 @@
 //! Changes of key slots: one engine over both versions of the format, wherever the header is.
 //!
 //! [`KeyStore`] is what a version of the format must be able to do with single slots; [`amend`] has QEMU's rules about
-//! what may be done. Order is what keeps data safe, and it is the same everywhere: a new slot is written, made durable
+//! what may be done, [`ops`] those of `img key`. Order is what keeps data safe, and it is the same everywhere: a new slot is written, made durable
 //! and proven to open before an old one is touched; the material of an old slot is overwritten, durably, before the
 //! header says that the slot is free. So after a power cut at any point some slot opens, unless the user forced it.
 
 pub(crate) mod amend;
+pub(crate) mod ops;
 #[cfg(test)]
 mod tests;
 
@@ -56,10 +57,16 @@ pub(crate) trait KeyStore {
     fn slots(&self) -> usize;
 
     /// The slots in use.
+    fn used(&self) -> Vec<usize>;
+
+    /// Those of them that open the payload.
     fn active(&self) -> Vec<usize>;
 
-    /// The first slot that is not.
+    /// The first slot that is not in use.
     fn free(&self) -> Option<usize>;
+
+    /// Whether there is room to write a slot that is to be overwritten somewhere else first.
+    fn has_spare(&self) -> bool;
 
     /// Whether slots may be changed at all; the error says why not.
     fn check_writable(&self) -> Result<()>;
