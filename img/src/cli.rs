@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Dd(command::dd::DdArgs),
     /// Say what an image is
     Info(command::info::InfoArgs),
+    /// Look after the passphrases of an encrypted image
+    Key(command::key::KeyArgs),
     /// List the extents of an image
     Map(command::map::MapArgs),
     /// Say how much space an image would take
@@ -68,6 +70,7 @@ impl Command {
             Command::Create(args) => start(out, args),
             Command::Dd(args) => start(out, args),
             Command::Info(args) => start(out, args),
+            Command::Key(args) => start(out, args),
             Command::Map(args) => start(out, args),
             Command::Measure(args) => start(out, args),
             Command::Resize(args) => start(out, args),

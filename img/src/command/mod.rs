@@ -8,6 +8,7 @@ pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod dd;
 pub(crate) mod info;
+pub(crate) mod key;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod resize;

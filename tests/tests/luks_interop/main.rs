@@ -139,8 +139,10 @@ fn we_decrypt_payloads_that_cryptsetup_encrypted() {
             c.key_bytes() * 8
         ));
         must(encrypt.code == Some(0), &format!("cryptsetup reencrypt --encrypt: {encrypt}"))?;
-        let named = bench.run(Ours, "qemu-img info a");
-        must(named.code == Some(1) && named.stderr.contains("LUKS version 2"), "LUKS2 is not named")?;
+        must(
+            bench.read(Ours, &image("a")).starts_with(&bench.bytes("src.raw")),
+            "ours reads something else of LUKS2",
+        )?;
         let convert = bench.cryptsetup("convert -q --type luks1 a");
         must(convert.code == Some(0), &format!("cryptsetup convert: {convert}"))?;
         must(bench.read(Ours, &image("a")).starts_with(&bench.bytes("src.raw")), "ours reads something else")

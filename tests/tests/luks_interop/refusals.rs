@@ -18,7 +18,6 @@ fn patches() -> Vec<(&'static str, usize, Vec<u8>)> {
     let mut patches = vec![
         ("magic", 0, b"X".to_vec()),
         ("version 0", 6, vec![0, 0]),
-        ("version 2", 6, vec![0, 2]),
         ("version 9", 6, vec![0, 9]),
         ("cipher without end", 8, vec![b'a'; 32]),
         ("mode without end", 40, vec![b'a'; 32]),

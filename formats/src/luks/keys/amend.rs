@@ -84,7 +84,7 @@ impl Amend {
         }
         let slot = self.slot_to_fill(store, ctx.force)?;
         let found = unlock(store, passphrase::find(ctx.env, ctx.key_secret)?)?;
-        let new = ctx.env.objects.secret(new)?.as_utf8()?.as_bytes();
+        let new = named(ctx.env, new)?.as_utf8()?.as_bytes();
         let cost = NewKey { iter_time: self.iter_time.unwrap_or(ITER_TIME), ..NewKey::default() };
         store.fill(slot, &found, new, &cost).map_err(|e| match e.hint() {
             Some(_) => e.with_hint(format!("Failed to write to keyslot {slot}")),
@@ -113,7 +113,7 @@ impl Amend {
                 return Err(Error::invalid(format!("'{name}' must not be given when erasing keyslots")));
             }
         }
-        let old = self.old_secret.as_deref().map(|id| ctx.env.objects.secret(id)).transpose()?;
+        let old = self.old_secret.as_deref().map(|id| named(ctx.env, id)).transpose()?;
         match (self.slot(store)?, old) {
             (Some(slot), old) => erase_one(store, slot, old, ctx.force),
             (None, Some(old)) => erase_matching(store, old, ctx.force),
@@ -135,6 +135,11 @@ impl Amend {
             }
         }
     }
+}
+
+/// The secret of that id. Scripts compare what is said when there is none, so there is no hint.
+fn named<'a>(env: Env<'a>, id: &str) -> Result<&'a Secret> {
+    env.objects.secret(id).map_err(|e| Error::new(e.kind(), e.to_string()))
 }
 
 fn unlock(store: &dyn KeyStore, secret: &Secret) -> Result<crate::luks::keyslot::VolumeKey> {
