@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod nbd;
 pub mod random;
 

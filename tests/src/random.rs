@@ -116,6 +116,43 @@ impl Op {
     }
 }
 
+/// A qcow2 image to start from.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Creation options.
+    pub options: &'static str,
+    /// Bytes in a cluster.
+    pub cluster: u64,
+    /// Bytes in the backing file.
+    pub backing: Option<u64>,
+    /// Whether it takes compressed writes.
+    pub compressed: bool,
+}
+
+const fn start(options: &'static str, cluster: u64) -> Start {
+    Start { options, cluster, backing: None, compressed: true }
+}
+
+/// The kinds of image that random sequences are tried on.
+pub const STARTS: [Start; 16] = [
+    start("cluster_size=512", 512),
+    start("cluster_size=512,compat=0.10", 512),
+    start("cluster_size=512,refcount_bits=64", 512),
+    start("cluster_size=1k,refcount_bits=1", 1024),
+    start("cluster_size=4k", 4096),
+    start("cluster_size=64k", 65536),
+    start("cluster_size=64k,compression_type=zstd", 65536),
+    start("cluster_size=2M", 2 << 20),
+    start("cluster_size=4k,lazy_refcounts=on", 4096),
+    start("cluster_size=16k,extended_l2=on", 16384),
+    Start { backing: Some(3 << 20), ..start("cluster_size=64k", 65536) },
+    Start { backing: Some(1 << 20), ..start("cluster_size=4k,compat=0.10", 4096) },
+    Start { backing: Some(3 << 20), ..start("cluster_size=64k,extended_l2=on", 65536) },
+    Start { backing: Some(999_936), ..start("cluster_size=512,refcount_bits=8", 512) },
+    Start { compressed: false, ..start("cluster_size=64k,data_file=d.raw", 65536) },
+    Start { compressed: false, ..start("cluster_size=64k,data_file=d.raw,data_file_raw=on", 65536) },
+];
+
 /// What a disk holds after a sequence of requests, without any image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {

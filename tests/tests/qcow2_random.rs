@@ -1,39 +1,8 @@
 //! Random requests on qcow2 images by our driver and by the real tool: the same contents, the same allocation, clean.
 
 use std::path::Path;
-use tests::random::{Model, Op, Random, Shape, contents, open_writable, run_real};
+use tests::random::{Model, Op, Random, STARTS, Shape, Start, contents, open_writable, run_real};
 use tests::{Pair, Whose};
-
-/// An image to start from: creation options, cluster size, size of the backing file in bytes.
-struct Start {
-    options: &'static str,
-    cluster: u64,
-    backing: Option<u64>,
-    compressed: bool,
-}
-
-const fn start(options: &'static str, cluster: u64) -> Start {
-    Start { options, cluster, backing: None, compressed: true }
-}
-
-const STARTS: [Start; 16] = [
-    start("cluster_size=512", 512),
-    start("cluster_size=512,compat=0.10", 512),
-    start("cluster_size=512,refcount_bits=64", 512),
-    start("cluster_size=1k,refcount_bits=1", 1024),
-    start("cluster_size=4k", 4096),
-    start("cluster_size=64k", 65536),
-    start("cluster_size=64k,compression_type=zstd", 65536),
-    start("cluster_size=2M", 2 << 20),
-    start("cluster_size=4k,lazy_refcounts=on", 4096),
-    start("cluster_size=16k,extended_l2=on", 16384),
-    Start { backing: Some(3 << 20), ..start("cluster_size=64k", 65536) },
-    Start { backing: Some(1 << 20), ..start("cluster_size=4k,compat=0.10", 4096) },
-    Start { backing: Some(3 << 20), ..start("cluster_size=64k,extended_l2=on", 65536) },
-    Start { backing: Some(999_936), ..start("cluster_size=512,refcount_bits=8", 512) },
-    Start { compressed: false, ..start("cluster_size=64k,data_file=d.raw", 65536) },
-    Start { compressed: false, ..start("cluster_size=64k,data_file=d.raw,data_file_raw=on", 65536) },
-];
 
 /// A run of the disk: start, length, and everything the map says but whether stored bytes are a hole of the file.
 type Run = (u64, u64, String);
