@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Resize(command::resize::ResizeArgs),
     /// List, take, apply and delete snapshots inside an image
     Snapshot(command::snapshot::SnapshotArgs),
+    /// Make certificates for a server and a client
+    TlsInit(command::tls_init::TlsInitArgs),
 }
 
 impl Command {
@@ -75,6 +77,7 @@ impl Command {
             Command::Measure(args) => start(out, args),
             Command::Resize(args) => start(out, args),
             Command::Snapshot(args) => start(out, args),
+            Command::TlsInit(args) => start(out, args),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authz;
 mod bytes;
 mod error;
 pub mod objects;

@@ -4,15 +4,25 @@
 //! Only the contract lives here; what is behind it (which library, which kind of credentials) lives with the object types. A
 //! session never sees a socket: records go in and come out as bytes, so it works over anything that carries bytes in order.
 
+#[cfg(feature = "tls-openssl")]
+pub(crate) mod libssl;
+mod priority;
+mod session;
+pub(crate) mod x509;
+
+use crate::objects::Object;
 use crate::{Error, Kind, Registry, Result};
+use serde::Deserialize;
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 /// Which end of connections credentials are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Endpoint {
     /// Whoever connects.
+    #[default]
     Client,
     /// Whoever is connected to.
     Server,
@@ -98,6 +108,32 @@ pub struct Received {
     pub clear: usize,
 }
 
+/// A client's credentials without an object: the certificates in a folder.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn client_with_certificates(dir: &str, verify_peer: bool) -> Result<Arc<dyn TlsCredentials>> {
+    x509::client(dir, verify_peer)
+}
+
+/// A client's credentials without an object: a key of a file (its users' names and keys), of `username` or of `qemu`.
+///
+/// # Errors
+/// What is wrong with the file, or a program without shared keys.
+pub fn client_with_shared_key(file: &str, username: Option<&str>) -> Result<Arc<dyn TlsCredentials>> {
+    #[cfg(feature = "tls-openssl")]
+    return libssl::psk::client(file, username);
+    #[cfg(not(feature = "tls-openssl"))]
+    {
+        let text = format!("TLS with shared keys ({file}, {username:?}) is not available");
+        Err(Error::unsupported(text).with_hint(WITHOUT_OPENSSL))
+    }
+}
+
+/// What to do about a program without the feature.
+pub(crate) const WITHOUT_OPENSSL: &str = "This program was built without the feature tls-openssl, which has it (scripts/install \
+     builds with it); tls-creds-x509 is always there.";
+
 /// Judges who may enter. An object offers it with [`crate::Object::as_authorization`].
 pub trait Authorization: fmt::Debug + Send + Sync {
     /// Whether `name` may.
@@ -137,7 +173,8 @@ impl Registry {
         match (fitting.pop(), fitting.is_empty()) {
             (Some(credentials), true) => Ok(credentials),
             (None, _) => Err(Error::invalid("A secure connection needs TLS credentials").with_hint(format!(
-                "Make them first: --object tls-creds-x509,id=tls0,dir=DIR,endpoint={end}"
+                "Make them first: --object tls-creds-x509,id=tls0,dir=DIR,endpoint={end}; a URI may also name the folder \
+                 with tls-certificates=DIR."
             ))),
             (Some(_), false) => Err(Error::invalid("There are several TLS credentials to choose from")
                 .with_hint("Name one with tls-creds=ID.")),
@@ -153,5 +190,30 @@ impl Registry {
             Error::new(Kind::NotFound, format!("Cannot find QAuthZ object ID {id}"))
                 .with_hint(format!("Make it first, for example: --object authz-simple,id={id},identity=NAME"))
         })
+    }
+}
+
+/// The default of switches.
+fn yes() -> bool {
+    true
+}
+
+fn dir_missing() -> Error {
+    Error::invalid("Missing 'dir' property value").with_hint("Name the folder of the credentials: dir=DIR.")
+}
+
+/// An object that is TLS credentials.
+#[derive(Debug)]
+struct Made<C>(Arc<C>);
+
+impl<C: TlsCredentials + 'static> Made<C> {
+    fn object(credentials: C) -> Box<dyn Object> {
+        Box::new(Made(Arc::new(credentials)))
+    }
+}
+
+impl<C: TlsCredentials + 'static> Object for Made<C> {
+    fn as_tls_credentials(&self) -> Option<Arc<dyn TlsCredentials>> {
+        Some(Arc::clone(&self.0) as _)
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod certs;
 pub mod nbd;
 pub mod random;
 

@@ -33,7 +33,7 @@ impl Server {
     fn spawn(mut command: Command, socket: PathBuf) -> Self {
         let child = command
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(socket.with_extension("log")).expect("a log can be made"))
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let mut server = Server { child, socket };
@@ -56,6 +56,16 @@ impl Server {
     /// Nobody listens.
     pub fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).expect("the server listens")
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it complained about so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.socket.with_extension("log")).unwrap_or_default()
     }
 
     /// The process.

@@ -13,6 +13,7 @@ pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod resize;
 pub(crate) mod snapshot;
+pub(crate) mod tls_init;
 
 use crate::cli::{self, Objects};
 use block::graph::Env;

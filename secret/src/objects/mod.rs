@@ -16,8 +16,8 @@ mod unavailable;
 
 use crate::options::de::{self, Dialect};
 use crate::options::{Options, json, keyval};
-use crate::tls::{Authorization, TlsCredentials};
-use crate::{Error, Kind, Result};
+use crate::tls::{self, Authorization, TlsCredentials};
+use crate::{Error, Kind, Result, authz};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::any::Any;
@@ -29,7 +29,22 @@ use zeroize::Zeroizing;
 pub use secret::{Secret, Source};
 
 /// The object types of this crate.
-pub const OBJECT_TYPES: &[ObjectType] = &[secret::TYPE, keyring::TYPE];
+pub const OBJECT_TYPES: &[ObjectType] = {
+    let [simple, list, file, file_again] = authz::OBJECT_TYPES;
+    &[
+        secret::TYPE,
+        keyring::TYPE,
+        tls::x509::TYPE,
+        #[cfg(feature = "tls-openssl")]
+        tls::libssl::psk::TYPE,
+        #[cfg(feature = "tls-openssl")]
+        tls::libssl::anon::TYPE,
+        simple,
+        list,
+        file,
+        file_again,
+    ]
+};
 
 /// A kind of object: a row in the table of the crate that knows it.
 #[derive(Debug)]

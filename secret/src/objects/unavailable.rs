@@ -4,13 +4,10 @@ use crate::{Error, Kind};
 
 /// Names, and what to do without them. A row goes when some crate's table has its names.
 const UNAVAILABLE: &[(&[&str], &str)] = &[
+    (&["tls-creds-psk", "tls-creds-anon"], crate::tls::WITHOUT_OPENSSL),
     (
-        &["tls-creds-x509", "tls-creds-psk", "tls-creds-anon"],
-        "There is no TLS yet. Use a Unix socket, or carry the connection through a tunnel such as ssh -L.",
-    ),
-    (
-        &["authz-simple", "authz-list", "authz-list-file", "authz-pam"],
-        "There is no authorisation of clients yet. Use a Unix socket in a directory that only they can enter.",
+        &["authz-pam"],
+        "This program was built without the feature authz-pam, which has it; authz-list-file can do without PAM.",
     ),
     (&["throttle-group"], "To limit the rate of a copy, use the -r option of convert and commit."),
     (

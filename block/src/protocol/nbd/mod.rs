@@ -2,18 +2,18 @@
 
 mod driver;
 mod link;
+mod tls;
 
-use crate::channel::{Address, ClientTls, Families};
+use crate::channel::{Address, Families};
 use crate::graph::{DriverKind, DriverRow, OpenCtx};
 use crate::nbd::client::Wanted;
 use crate::nbd::wire::{BASE_ALLOCATION, DEFAULT_PORT, MAX_STRING};
 use crate::{Driver, Error, Options, Result};
 use link::{Link, LinkOptions};
-use secret::tls::{Endpoint, TlsCredentials};
 use serde::Deserialize;
 use serde_json::Value;
-use std::sync::Arc;
 use std::time::Duration;
+use tls::TlsOptions;
 
 /// Network block devices.
 pub static NBD: DriverRow = DriverRow {
@@ -42,6 +42,12 @@ struct NbdOptions {
     #[serde(default)]
     tls: bool,
     tls_hostname: Option<String>,
+    /// Ours, as all below: a folder of certificates, instead of an object.
+    tls_certificates: Option<String>,
+    tls_verify_peer: Option<bool>,
+    /// A file of shared keys, and whose to take.
+    tls_psk_file: Option<String>,
+    tls_username: Option<String>,
     x_dirty_bitmap: Option<String>,
     #[serde(default)]
     reconnect_delay: u32,
@@ -115,25 +121,19 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         reconnect_unsafe: options.reconnect_unsafe,
         connections,
     };
-    let (creds, hostname, secure) = (options.tls_creds.clone(), options.tls_hostname.clone(), options.tls);
-    let address = address(options)?;
-    let tls = match (creds, secure) {
-        (Some(id), _) => Some(ctx.env.objects.tls_credentials(&id, Endpoint::Client)?),
-        (None, true) => Some(ctx.env.objects.only_tls_credentials(Endpoint::Client)?),
-        (None, false) => None,
+    let secure = TlsOptions {
+        creds: options.tls_creds.clone(),
+        wanted: options.tls,
+        hostname: options.tls_hostname.clone(),
+        certificates: options.tls_certificates.clone(),
+        verify_peer: options.tls_verify_peer.unwrap_or(true),
+        psk_file: options.tls_psk_file.clone(),
+        username: options.tls_username.clone(),
     };
-    let tls = tls.map(|credentials| client_tls(credentials, hostname, &address));
+    let address = address(options)?;
+    let tls = secure.client(ctx.env.objects, &address)?;
     let link = Link::open(address, tls, wanted, link_options)?;
     driver::open(link, bitmap, ctx.flags.writable)
-}
-
-/// The name to look for is the one given, else the host connected to; other sockets have none.
-fn client_tls(
-    credentials: Arc<dyn TlsCredentials>,
-    hostname: Option<String>,
-    address: &Address,
-) -> ClientTls {
-    ClientTls { credentials, hostname: hostname.or_else(|| address.host().map(str::to_owned)) }
 }
 
 fn address(options: NbdOptions) -> Result<Address> {
@@ -230,7 +230,7 @@ fn split_host(address: &str) -> Option<(String, String)> {
 }
 
 /// `nbd://HOST[:PORT]/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`; with `nbds`, ours, over TLS, where the query may also
-/// name `tls-creds` and `tls-hostname`.
+/// say all that TLS needs ([`tls::from_query`]).
 fn parse_uri(uri: &str) -> Option<Options> {
     let (scheme, rest) = uri.split_once("://")?;
     let rest = rest.split('#').next()?;
@@ -261,7 +261,10 @@ fn parse_uri(uri: &str) -> Option<Options> {
     }
     if secure {
         pairs.push(("tls", "on".to_owned()));
-        pairs.extend(query.extract_if(.., |(key, _)| matches!(*key, "tls-creds" | "tls-hostname")));
+        pairs.extend(tls::from_query(&mut query));
+        if let Some((user, _)) = authority.rsplit_once('@') {
+            pairs.push(("tls-username", decode(user)?));
+        }
     }
     let export = decode(path)?;
     if !export.is_empty() {
@@ -307,9 +310,7 @@ fn decode(text: &str) -> Option<String> {
 
 /// The URI of a node, where its options are what a URI can say.
 fn filename(options: &Options) -> Option<String> {
-    if ["tls", "tls-creds", "tls-hostname"].iter().any(|key| options.get(key).is_some()) {
-        return None;
-    }
+    // How the connection is secured is not said, as in the tool we stand in for.
     let text = |key: &str| match options.get(key)? {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
