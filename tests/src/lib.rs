@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod disk;
 pub mod certs;
+pub mod disk;
 pub mod nbd;
 pub mod random;
 
