@@ -493,17 +493,8 @@ impl Node {
             return Ok(Mapping { eof: left == 0, ..Mapping::zero(max.max(1)) });
         }
         let limits = self.limits();
-        let cover = cover(at, max.min(left), &limits);
-        let skip = at - cover.start;
-        let mut mapping = self.state().driver.map(cover.start, cover.end - cover.start, want)?;
-        if cover.start + mapping.len == self.state().driver.len()? {
-            // What is left of the last unit cannot be asked for by itself: it is what its beginning is.
-            mapping.len = mapping.len.next_multiple_of(u64::from(limits.request_align));
-        }
-        if mapping.len <= skip {
-            // The unit is of more than one kind: stored bytes, as a request cannot tell its parts apart.
-            mapping = Mapping::data(u64::from(limits.request_align));
-        }
+        let (start, mut mapping) = self.map_unit(cover(at, max.min(left), &limits), at, want)?;
+        let skip = at - start;
         mapping.len = (mapping.len - skip).min(max.min(left));
         mapping.eof = mapping.len == left;
         if let Some(host) = &mut mapping.host {
@@ -514,6 +505,24 @@ impl Node {
             mapping.host = None;
         }
         Ok(mapping)
+    }
+
+    /// The run that has the byte `at`, and where it starts. Requests are for whole units; a driver that answers in parts
+    /// of units is taken at its word and asked about the next part.
+    fn map_unit(&self, cover: Range<u64>, at: u64, want: Want) -> Result<(u64, Mapping)> {
+        let mut start = cover.start;
+        loop {
+            let mut mapping = self.state().driver.map(start, cover.end - start, want)?;
+            if start + mapping.len == self.state().driver.len()? {
+                // What is left of the last unit cannot be asked for by itself: it is what its beginning is.
+                let unit = u64::from(self.limits().request_align);
+                mapping.len = (start + mapping.len).next_multiple_of(unit) - start;
+            }
+            if start + mapping.len > at {
+                return Ok((start, mapping));
+            }
+            start += mapping.len.max(1);
+        }
     }
 
     /// Where the room for the state of a machine begins, in bytes; 0 where there is none.

@@ -20,7 +20,7 @@ pub(crate) fn node_info(node: &Arc<Node>) -> Result<Value> {
     let mut map = Map::new();
     map.insert("filename".into(), json!(name.filename));
     map.insert("format".into(), json!(name.driver));
-    map.insert("virtual-size".into(), json!(node.len()?));
+    map.insert("virtual-size".into(), json!(len_or_nothing(node)?));
     map.insert("dirty-flag".into(), json!(info.dirty));
     if let Some(bytes) = node.allocated() {
         map.insert("actual-size".into(), json!(bytes));
@@ -93,6 +93,11 @@ fn snapshot_line(info: &Value) -> String {
         human(number("vm-state-size")),
         local_time(number("date-sec")),
     )
+}
+
+/// The length in bytes; a drive without a disc has none, which is no error in a report.
+fn len_or_nothing(node: &Node) -> Result<u64> {
+    node.len().or_else(|e| if e.errno() == nix::libc::ENOMEDIUM { Ok(0) } else { Err(e) })
 }
 
 fn add_backing(node: &Node, info: &FormatInfo, map: &mut Map<String, Value>) {

@@ -1,6 +1,6 @@
 //! What to copy next: the sources' extents cut into chunks, handed out in order.
 
-use super::{CHUNK, CopyError, CopyOptions, Observer, Segment};
+use super::{CopyError, CopyOptions, Observer, Segment};
 use crate::extents::{Extent, Extents};
 use crate::{Image, SECTOR, Want};
 
@@ -41,6 +41,8 @@ pub(super) struct Cursor<'a> {
     current: Option<Position<'a>>,
     /// Target offset of the next chunk.
     at: u64,
+    /// The longest chunk of data, in bytes.
+    chunk: u64,
 }
 
 /// How far a segment has been walked.
@@ -61,8 +63,13 @@ impl<'a> Position<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(segments: &'a [Segment], options: &'a CopyOptions, observer: &'a dyn Observer) -> Self {
-        Cursor { segments: segments.iter(), options, observer, current: None, at: 0 }
+    pub(super) fn new(
+        segments: &'a [Segment],
+        options: &'a CopyOptions,
+        observer: &'a dyn Observer,
+        chunk: u64,
+    ) -> Self {
+        Cursor { segments: segments.iter(), options, observer, current: None, at: 0, chunk }
     }
 
     /// The next chunk; `None` at the end.
@@ -118,7 +125,7 @@ impl<'a> Cursor<'a> {
     /// would take long to write.
     fn cut(&mut self, mut extent: Extent) -> Span<'a> {
         let position = self.current.as_mut().expect("an extent comes from a segment");
-        let (kind, room) = classify(&extent, self.at, self.options);
+        let (kind, room) = classify(&extent, self.at, self.options, self.chunk - self.at % self.chunk);
         let len = extent.len.min(room);
         let span = Span { source: &position.segment.image, source_at: extent.start, at: self.at, len, kind };
         self.at += len;
@@ -129,10 +136,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// What an extent is for a target offset of `at`, and for how many bytes at most.
-fn classify(extent: &Extent, at: u64, options: &CopyOptions) -> (SpanKind, u64) {
+/// What an extent is for a target offset of `at`, and for how many bytes at most; `chunk` is what is left of the chunk.
+fn classify(extent: &Extent, at: u64, options: &CopyOptions, chunk: u64) -> (SpanKind, u64) {
     let backed = options.backing.unwrap_or(0).saturating_sub(at);
-    let chunk = CHUNK - at % CHUNK;
     let below = options.backing.is_some() && (extent.depth > 0 || !extent.present);
     match (extent.zero, backed) {
         (_, 1..) if below => (SpanKind::Backed, backed),

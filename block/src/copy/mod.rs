@@ -11,7 +11,7 @@ mod tests;
 mod turn;
 mod worker;
 
-use crate::{Error, Image};
+use crate::{Error, Image, SECTOR};
 use cursor::Cursor;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -101,7 +101,7 @@ pub enum CopyError {
 /// # Errors
 /// Finding out what the source is made of failed.
 pub fn work(sources: &[Segment], options: &CopyOptions, observer: &dyn Observer) -> Result<u64, CopyError> {
-    let mut cursor = Cursor::new(sources, options, observer);
+    let mut cursor = Cursor::new(sources, options, observer, CHUNK);
     let mut bytes = 0;
     while let Some(span) = cursor.next()? {
         bytes += span.work(options);
@@ -119,14 +119,17 @@ pub fn copy(
     options: &CopyOptions,
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
+    let unit = unit(target, options);
+    let chunk = chunk(sources, target).max(unit.min(CHUNK));
     let job = Job {
-        cursor: Mutex::new((0, Cursor::new(sources, options, observer))),
+        cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk))),
+        chunk,
         turns: Turns::default(),
         target,
         options,
         observer,
         failed: AtomicBool::new(false),
-        unit: unit(target, options),
+        unit,
         throttle: options.rate.map(|rate| Mutex::new(Throttle::new(rate))),
     };
     std::thread::scope(|scope| {
@@ -145,6 +148,8 @@ fn join(handle: std::thread::ScopedJoinHandle<'_, Result<(), CopyError>>) -> Res
 struct Job<'a> {
     /// The cursor and how many chunks it has handed out.
     cursor: Mutex<(u64, Cursor<'a>)>,
+    /// The longest piece of data that the cursor hands out, in bytes.
+    chunk: u64,
     turns: Turns,
     target: &'a Image,
     options: &'a CopyOptions,
@@ -164,6 +169,13 @@ impl Job<'_> {
         }
         result
     }
+}
+
+/// The longest piece to take at once: what suits all who take part, if each of them knows that.
+fn chunk(sources: &[Segment], target: &Image) -> u64 {
+    let images = sources.iter().map(|segment| &segment.image).chain([target]);
+    let wishes = images.map(|image| image.limits().optimal_transfer.map(|wish| wish.clamp(SECTOR, CHUNK)));
+    wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
 }
 
 /// The unit in which zeroes are looked for: what the target writes at once, and no finer than the runs of zeroes that

@@ -1,7 +1,7 @@
 //! One worker: take a chunk, read it, write what is not zero.
 
 use super::cursor::{Span, SpanKind};
-use super::{CHUNK, CopyError, CopyOptions, Job, Order, sparse};
+use super::{CopyError, CopyOptions, Job, Order, sparse};
 use crate::buffer::Buffer;
 use crate::{Error, IoVec, WriteFlags, ZeroFlags};
 use std::sync::PoisonError;
@@ -70,7 +70,7 @@ impl<'a, 'j> Worker<'a, 'j> {
     /// Fills the buffer with what is to be written.
     fn fill(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
         if self.buffer.is_empty() {
-            self.buffer = Buffer::zeroed(CHUNK as usize);
+            self.buffer = Buffer::zeroed(self.job.chunk as usize);
         }
         let bytes = &mut self.buffer[..span.len as usize];
         if span.kind != SpanKind::Data {

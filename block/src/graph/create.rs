@@ -144,6 +144,14 @@ impl CreateOptions {
         given.or_else(|| self.table.iter().find(|o| o.name == name)?.default.map(Value::from))
     }
 
+    /// The given options that name a secret: whoever opens the new image gives them again, by the same names.
+    pub fn secrets(&self) -> Options {
+        let given = |option: &&CreateOption| option.name.ends_with("key-secret");
+        let value = |name: &'static str| Some((name, self.values.get(name)?.clone()));
+        let pairs = self.table.iter().filter(given).filter_map(|option| value(option.name));
+        Options::from_pairs(pairs).expect("names from one table do not contradict each other")
+    }
+
     /// The options as the type that lists them; options of the protocol are left out.
     ///
     /// # Errors

@@ -365,7 +365,8 @@ fn a_map_covers_what_was_asked_whatever_the_units() {
     assert_eq!(at(0, 8192), (MapKind::Data, 1000));
     assert_eq!(at(100, 50), (MapKind::Data, 50));
     // The unit from 512 is data up to 1000 and zeroes from there.
-    assert_eq!(at(1000, 3000), (MapKind::Data, 24));
+    assert_eq!(at(900, 3000), (MapKind::Data, 100));
+    assert_eq!(at(1000, 3000), (MapKind::Zero, 1000));
     assert_eq!(at(1024, 3000), (MapKind::Zero, 976));
     let mut covered = 0;
     while covered < 8192 {

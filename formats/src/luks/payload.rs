@@ -20,8 +20,8 @@ use block::{
 };
 use std::sync::Arc;
 
-/// Bytes that are decrypted or encrypted at once: well below the size of a second-level cache.
-const PIECE: usize = 128 << 10;
+/// Bytes that are decrypted or encrypted at once: below the size of a second-level cache.
+const PIECE: usize = 256 << 10;
 
 /// Bytes that a write which must be on stable storage goes out in: each piece waits for the disk.
 const FUA_PIECE: usize = 1 << 20;
@@ -90,9 +90,11 @@ impl Driver for Payload {
     }
 
     fn limits(&self) -> Limits {
+        let below = self.file.node().limits();
         Limits {
             request_align: self.unit() as u32,
-            memory_align: self.file.node().limits().memory_align,
+            memory_align: below.memory_align,
+            optimal_transfer: below.optimal_transfer,
             write_flags: WriteFlags::FUA,
             ..Limits::default()
         }

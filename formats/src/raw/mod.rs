@@ -59,6 +59,10 @@ impl RawOptions {
 }
 
 fn check_part(file: &Child, offset: u64, size: Option<u64>) -> Result<()> {
+    if (offset, size) == (0, None) {
+        // All of it, even if it has no length now, as a drive without a disc.
+        return Ok(());
+    }
     let len = file.len()?;
     if offset > len {
         return Err(Error::invalid(format!(

@@ -11,7 +11,7 @@ use crate::target::Unfinished;
 use block::copy::{self, CopyError, CopyOptions, Order, Segment};
 use block::graph::{self, CacheMode, CreateOptions, DriverRow, OpenFlags, Source};
 use block::snapshot::SnapshotName;
-use block::{Context, Error, Image, Kind, Result, SECTOR};
+use block::{Context, Error, Image, Kind, Options, Result, SECTOR};
 use clap::Args;
 use secret::options::number;
 use std::process::ExitCode;
@@ -132,6 +132,14 @@ impl Run for ConvertArgs {
     }
 }
 
+/// What the options of a new target say about opening it.
+struct Created {
+    /// It has a backing file.
+    backed: bool,
+    /// The secrets it was made with.
+    secrets: Options,
+}
+
 /// The numbers among the options.
 struct Numbers {
     sparse: u64,
@@ -233,9 +241,9 @@ impl ConvertArgs {
         progress: &Progress,
     ) -> Result<()> {
         let size = sources.iter().map(|s| s.range.end).sum();
-        let backed = self.create(tool, name, size, sources.len(), progress)?;
-        let target =
-            self.target.open(tool, name, OpenFlags { cache: numbers.cache, ..self.input.flags() })?;
+        let Created { backed, secrets } = self.create(tool, name, size, sources.len(), progress)?;
+        let flags = OpenFlags { cache: numbers.cache, ..self.input.flags() };
+        let target = self.target.open(tool, name, secrets, flags)?;
         if self.bitmaps {
             bitmaps::check_target(&target)?;
         }
@@ -255,7 +263,7 @@ impl ConvertArgs {
         target.close()
     }
 
-    /// Creates the target, unless it exists. Tells whether it is to have a backing file.
+    /// Creates the target, unless it exists.
     fn create(
         &self,
         tool: &Tool<'_>,
@@ -263,14 +271,14 @@ impl ConvertArgs {
         size: u64,
         sources: usize,
         progress: &Progress,
-    ) -> Result<bool> {
+    ) -> Result<Created> {
         let made = if self.target.no_create { None } else { Some(self.target.settings(tool, name, size)?) };
         let backed = made.as_ref().map_or(self.target.backing.is_some(), |(_, all)| has_backing(all));
         if backed && sources > 1 {
             let text = "Having a backing file for the target makes no sense when concatenating multiple input images";
             return Err(Error::invalid(text));
         }
-        let Some((row, all)) = made else { return Ok(backed) };
+        let Some((row, all)) = made else { return Ok(Created { backed, secrets: Options::new() }) };
         if has_backing(&all) && all.get("backing_fmt").is_none() {
             return Err(Error::invalid("Use of backing file requires explicit backing format"));
         }
@@ -279,7 +287,7 @@ impl ConvertArgs {
         graph::create(tool.env(), row, name, &all)
             .context(|| format!("error while converting {}", row.name))
             .context(|| name.to_owned())?;
-        Ok(backed)
+        Ok(Created { backed, secrets: all.secrets() })
     }
 
     fn copy_options(
@@ -338,7 +346,8 @@ impl TargetArgs {
         Ok(())
     }
 
-    fn open(&self, tool: &Tool<'_>, name: &str, flags: OpenFlags) -> Result<Image> {
+    /// Opens the target, with more `options` than its name says.
+    fn open(&self, tool: &Tool<'_>, name: &str, mut options: Options, flags: OpenFlags) -> Result<Image> {
         let format = match self.target_image_opts {
             true if self.format.is_some() => {
                 return Err(Error::invalid("--image-opts and --format are mutually exclusive"));
@@ -346,8 +355,14 @@ impl TargetArgs {
             true => None,
             false => Some(self.format()),
         };
+        let (filename, named) = self.source(name).resolve()?;
+        options.overlay(named)?;
+        if let Some(format) = format {
+            options.set("driver", format)?;
+        }
         let flags = OpenFlags { writable: true, resize: true, discard: true, ..flags };
-        let image = graph::open(tool.env(), &self.source(name), format, flags)?;
+        let image = graph::open_tree(tool.env(), filename.as_deref(), options, flags)
+            .context(|| format!("Could not open '{name}'"))?;
         let row = tool.env().drivers.find(image.node().name().driver);
         row.map_or(Ok(()), |row| self.check_compression(row))?;
         Ok(image)

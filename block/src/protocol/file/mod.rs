@@ -149,6 +149,8 @@ struct FileDriver {
     kind: FileKind,
     /// Length in bytes.
     len: Arc<AtomicU64>,
+    /// A CD drive that is empty or does not answer: it can be opened, but has no length and nothing to read.
+    no_medium: bool,
     align: Alignment,
     /// Logical sector of a block device in bytes; 1 for anything else.
     sector: u32,
@@ -180,10 +182,9 @@ fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn D
     if !family.accepts(kind) {
         return Err(family.refusal(driver, &path));
     }
-    if family == Family::CdDrive && !crate::sys::is_cd_drive(file.as_fd()) {
-        return Err(Error::from_errno(libc::ENOMEDIUM));
-    }
-    Ok(Box::new(FileDriver::new(file, path, kind, locking, ctx.flags)?))
+    let no_medium = family == Family::CdDrive && !crate::sys::is_cd_drive(file.as_fd());
+    let driver = FileDriver::new(file, path, kind, locking, ctx.flags)?;
+    Ok(Box::new(FileDriver { no_medium, ..driver }))
 }
 
 impl FileOptions {
@@ -238,6 +239,7 @@ impl FileDriver {
             path,
             kind,
             len: Arc::new(AtomicU64::new(len)),
+            no_medium: false,
             align,
             sector,
             no_flush: flags.cache.no_flush,
@@ -256,6 +258,7 @@ impl FileDriver {
         let new = Self::new(file, self.path.clone(), self.kind, Locking::Off, flags)?;
         Ok(FileDriver {
             len: Arc::clone(&self.len),
+            no_medium: self.no_medium,
             flush_failed: Arc::clone(&self.flush_failed),
             locked: Arc::clone(&self.locked),
             locks: Arc::clone(&self.locks),
