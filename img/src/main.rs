@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assertion;
 mod bitmaps;
 mod cli;
 mod command;

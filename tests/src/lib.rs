@@ -7,6 +7,7 @@
 
 pub mod certs;
 pub mod disk;
+pub mod luks;
 pub mod nbd;
 pub mod random;
 

@@ -1,6 +1,7 @@
 //! `img info`.
 
 use super::Tool;
+use crate::assertion::Assertion;
 use crate::cli::{Input, Objects, Report, Run, Share};
 use crate::output;
 use block::graph::{self, OpenFlags, Source};
@@ -25,6 +26,9 @@ pub(crate) struct InfoArgs {
     /// Also say what its backing files are
     #[arg(short, long)]
     backing_chain: bool,
+    /// Print nothing, and fail unless the image is as this says: name=value,…, such as encrypted=luks2; may repeat
+    #[arg(long = "assert", value_name = "CONDITIONS")]
+    assertions: Vec<String>,
     /// The image
     #[arg(value_name = "FILE", num_args = 0..)]
     words: Vec<String>,
@@ -45,6 +49,10 @@ impl Run for InfoArgs {
             ..self.input.flags()
         };
         let chain = collect(tool, source, self.input.format, flags, self.backing_chain)?;
+        if !self.assertions.is_empty() {
+            check(&self.assertions, &chain)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         match (self.report.is_json(), self.backing_chain) {
             (true, true) => tool.out.line(&json::pretty(&Value::Array(chain))),
             (true, false) => chain.iter().for_each(|info| tool.out.line(&json::pretty(info))),
@@ -54,6 +62,16 @@ impl Run for InfoArgs {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Checks all conditions against every image.
+fn check(assertions: &[String], chain: &[Value]) -> Result<()> {
+    for list in assertions {
+        for assertion in Assertion::parse(list)? {
+            chain.iter().try_for_each(|info| assertion.check(info))?;
+        }
+    }
+    Ok(())
 }
 
 /// What is known about the image and, with `chain`, about the images behind it.

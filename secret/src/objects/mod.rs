@@ -9,6 +9,7 @@
 
 mod decode;
 mod keyring;
+mod reference;
 mod secret;
 #[cfg(test)]
 mod tests;

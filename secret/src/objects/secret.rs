@@ -3,27 +3,26 @@
 //! The bytes are taken as they are: a newline at the end of a file is part of the secret.
 
 use super::decode::{Decoder, Format};
-use super::{Object, ObjectType, Request};
-use crate::{Context, Error, Result, SecretBytes};
+use super::{Object, ObjectType, Request, reference};
+use crate::{Error, Result, SecretBytes};
 use serde::Deserialize;
-use std::fs::File;
 use zeroize::Zeroizing;
 
 pub(super) const TYPE: ObjectType = ObjectType {
     name: "secret",
     options: &[
+        ("cmd", "list"),
+        ("credential", "string"),
         ("data", "string"),
         ("file", "string"),
         ("format", "QCryptoSecretFormat"),
         ("iv", "string"),
         ("keyid", "string"),
+        ("offset", "size"),
+        ("size", "size"),
     ],
     create,
 };
-
-/// The longest secret read from a file, in bytes: what cryptsetup takes as a key file. Nobody's passphrase is longer,
-/// and somebody will name `/dev/zero`.
-const MAX_FILE: usize = 8 << 20;
 
 /// Where a secret came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +33,10 @@ pub enum Source {
     InlineEncrypted,
     /// From this file.
     File(String),
+    /// From the credentials of the service we run in, by name.
+    Credential(String),
+    /// What this program printed.
+    Command(String),
     /// From the kernel's keyring, by serial number.
     Keyring(i32),
 }
@@ -114,24 +117,29 @@ struct SecretOptions {
     iv: Option<String>,
     data: Option<Zeroizing<String>>,
     file: Option<String>,
+    /// Bytes of the file to leave out.
+    offset: Option<u64>,
+    /// Bytes of the file to take.
+    size: Option<u64>,
+    credential: Option<String>,
+    cmd: Option<Vec<String>>,
 }
 
 fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
     let options: SecretOptions = request.parse()?;
-    let (given, source, option) = match (&options.data, options.file) {
-        (Some(data), None) => {
+    let origin = origin(request, &options)?;
+    let (given, source, option) = match origin {
+        Origin::Data(data) => {
             let source = if options.keyid.is_some() { Source::InlineEncrypted } else { Source::Inline };
             (SecretBytes::copy_of(data.as_bytes())?, source, "data")
         }
-        (None, Some(path)) => (read(&path)?, Source::File(path), "file"),
-        (Some(_), Some(_)) => {
-            let hint = format!("Object '{}' has both.", request.id);
-            return Err(Error::invalid("'file' and 'data' are mutually exclusive").with_hint(hint));
+        Origin::File(path) => {
+            (reference::file(path, options.offset, options.size)?, Source::File(path.to_owned()), "file")
         }
-        (None, None) => {
-            let hint = format!("Object '{}' has neither; add file=PATH.", request.id);
-            return Err(Error::invalid("Either 'file' or 'data' must be provided").with_hint(hint));
+        Origin::Credential(name) => {
+            (reference::credential(name)?, Source::Credential(name.to_owned()), "credential")
         }
+        Origin::Command(words) => (reference::command(words)?, Source::Command(words.join(" ")), "cmd"),
     };
     let decoder =
         Decoder { format: options.format, keyid: options.keyid.as_deref(), iv: options.iv.as_deref() };
@@ -139,16 +147,36 @@ fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
     Ok(Box::new(Secret::new(request.id, source, bytes)))
 }
 
-/// The whole of a file, which may be a pipe, a terminal or an inherited descriptor (`/dev/fd/N`).
-fn read(path: &str) -> Result<SecretBytes> {
-    let unable = || format!("Unable to read {path}");
-    let file = File::open(path).context(|| format!("Failed to open file “{path}”")).context(unable)?;
-    let bytes = SecretBytes::read_all(file, MAX_FILE)
-        .context(|| format!("Error reading file “{path}”"))
-        .context(unable)?;
-    bytes.ok_or_else(|| {
-        Error::invalid(format!("File “{path}” is too large"))
-            .with_hint(format!("A secret may have at most {} MiB.", MAX_FILE >> 20))
-            .context(unable())
-    })
+/// Where the bytes are to come from.
+enum Origin<'a> {
+    Data(&'a str),
+    File(&'a str),
+    Credential(&'a str),
+    Command(&'a [String]),
+}
+
+/// The one place that the options name.
+fn origin<'a>(request: &Request<'_>, options: &'a SecretOptions) -> Result<Origin<'a>> {
+    let part = options.offset.is_some() || options.size.is_some();
+    if part && options.file.is_none() {
+        return Err(Error::invalid("'offset' and 'size' are of a 'file'"));
+    }
+    let all = [
+        options.data.as_ref().map(|data| ("data", Origin::Data(data.as_str()))),
+        options.file.as_deref().map(|path| ("file", Origin::File(path))),
+        options.credential.as_deref().map(|name| ("credential", Origin::Credential(name))),
+        options.cmd.as_deref().map(|words| ("cmd", Origin::Command(words))),
+    ];
+    let mut given = all.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some((_, origin)), None) => Ok(origin),
+        (Some((one, _)), Some((other, _))) => {
+            let hint = format!("Object '{}' has both.", request.id);
+            Err(Error::invalid(format!("'{other}' and '{one}' are mutually exclusive")).with_hint(hint))
+        }
+        (None, _) => {
+            let hint = format!("Object '{}' has neither; add file=PATH.", request.id);
+            Err(Error::invalid("Either 'file' or 'data' must be provided").with_hint(hint))
+        }
+    }
 }

@@ -318,8 +318,8 @@ fn help_lists_types_and_options() {
     let types = "List of user creatable objects:\n  secret\n  secret_keyring\n  thing\n";
     assert_eq!(help("help"), types);
     assert_eq!(help("foo,help"), types);
-    let options = "secret options:\n  data=<string>\n  file=<string>\n  format=<QCryptoSecretFormat>\n  \
-                   iv=<string>\n  keyid=<string>\n";
+    let options = "secret options:\n  cmd=<list>\n  credential=<string>\n  data=<string>\n  file=<string>\n  \
+                   format=<QCryptoSecretFormat>\n  iv=<string>\n  keyid=<string>\n  offset=<size>\n  size=<size>\n";
     assert_eq!(help("secret,?"), options);
     assert_eq!(help("secret,id=a,help"), options);
 }

@@ -5,14 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-mod bench;
 mod combination;
 mod refusals;
 mod shapes;
 
-use bench::{BYTES, Bench, image};
 use combination::{Combination, Peer, choose, ciphers, hashes};
 use tests::Whose::{Ours, Real};
+use tests::luks::{BYTES, Bench, image};
 
 /// Runs `test` on every combination and tells all that fail.
 fn each(combinations: &[Combination], test: impl Fn(&Bench, &Combination) -> Result<(), String>) {

@@ -1,8 +1,8 @@
 //! Headers that are wrong, one generated from a good one for each way to be wrong: our program says what the real one
 //! says, on one line, and then where the fault is.
 
-use crate::bench::{Bench, image};
 use tests::Whose::{Ours, Real};
+use tests::luks::{Bench, image};
 
 fn slot(index: usize, offset: usize) -> usize {
     208 + 48 * index + offset

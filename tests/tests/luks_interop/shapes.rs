@@ -1,8 +1,8 @@
 //! Images that are not plain: several key slots, odd passphrases, detached headers, payloads at odd places, of odd
 //! lengths and of no length, and very large ones.
 
-use crate::bench::{BYTES, Bench, image, payload};
 use tests::Whose::{Ours, Real};
+use tests::luks::{BYTES, Bench, image, payload};
 
 const FAST: &str = "--pbkdf-force-iterations 1000";
 

@@ -1,0 +1,123 @@
+//! `img key` next to cryptsetup: what we change, it accepts.
+
+use crate::shape::{Kdf, Shape, shapes};
+use crate::{bench, create_ours, create_theirs, cryptsetup, opens, reads};
+use tests::Whose::Ours;
+
+const SECRETS: &str =
+    "--object secret,id=one,file=pw --object secret,id=two,file=two --object secret,id=three,file=three";
+
+const CHEAP: &str = "--pbkdf-iterations 1000 --pbkdf-memory 64 --pbkdf-parallel 1";
+
+#[test]
+fn cryptsetup_accepts_the_keys_we_add_change_and_remove() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    for shape in shapes().into_iter().filter(|shape| !shape.detached).take(3) {
+        create_theirs(&bench, &shape);
+        let key = |line: &str| bench.ok(Ours, &format!("qemu-img key {line} {SECRETS} a"));
+        let add =
+            |pbkdf: &str| key(&format!("add --key-secret one --new-secret two --pbkdf {pbkdf} {CHEAP}"));
+        assert_eq!(add("pbkdf2"), "The new passphrase is in slot 1.\n");
+        assert!(opens(&bench, &shape, "pw") && opens(&bench, &shape, "two"), "{shape:?}");
+        key(&format!("change --key-secret two --new-secret three --pbkdf pbkdf2 {CHEAP}"));
+        assert!(opens(&bench, &shape, "three") && !opens(&bench, &shape, "two"), "{shape:?}");
+        assert_eq!(key("remove --old-secret one"), "Removed slot 0.\n");
+        assert!(opens(&bench, &shape, "three") && !opens(&bench, &shape, "pw"), "{shape:?}");
+        assert_eq!(key("test --key-secret three"), "The passphrase opens slot 1.\n");
+        cryptsetup(&bench, "luksDump a");
+        assert!(reads(&bench, &shape, "three"));
+    }
+}
+
+#[test]
+fn a_header_restored_by_either_opens_with_the_passphrases_it_had() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    let key = |line: &str| bench.run(Ours, &format!("qemu-img key {line}"));
+    let change =
+        format!("change --key-secret one --new-secret two --pbkdf pbkdf2 {CHEAP} {SECRETS} --backup saved a");
+    key(&change).ok();
+    assert!(opens(&bench, &shape, "two") && !opens(&bench, &shape, "pw"));
+    key("restore a saved").ok();
+    assert!(opens(&bench, &shape, "pw") && !opens(&bench, &shape, "two"));
+    assert_eq!(key(&change).code, Some(1), "a backup is never overwritten");
+    cryptsetup(&bench, "luksHeaderRestore -q --header-backup-file saved a");
+    assert!(reads(&bench, &shape, "pw"));
+    std::fs::copy(bench.path("saved"), bench.path("other")).unwrap();
+    create_ours(&bench, &shape);
+    let foreign = key("restore a other");
+    assert!(foreign.stderr.contains("of another container"), "{foreign}");
+    assert!(opens(&bench, &shape, "pw"), "nothing was touched");
+}
+
+#[test]
+fn what_other_programs_put_into_the_metadata_stays_to_the_letter() {
+    let bench = bench();
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let token =
+        r#"{"type":"x","keyslots":["0"],"z":1.50,"a":{"n":[1e3,18446744073709551615],"é":"\u00e9\/"}}"#;
+    bench.write("token", token.as_bytes());
+    cryptsetup(&bench, "token import --json-file token a");
+    let json = |bench: &tests::luks::Bench| {
+        let area = &bench.bytes("a")[4096..16384];
+        String::from_utf8(area.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap()
+    };
+    let tokens =
+        |text: &str| text[text.find("\"tokens\"").unwrap()..text.find("\"segments\"").unwrap()].to_owned();
+    let before = tokens(&json(&bench));
+    assert!(before.contains("1.5"), "{before}");
+    let add =
+        format!("qemu-img key add --key-secret one --new-secret two --pbkdf pbkdf2 {CHEAP} {SECRETS} a");
+    bench.ok(Ours, &add);
+    assert_eq!(tokens(&json(&bench)), before);
+    cryptsetup(&bench, "token export --token-id 0 --json-file exported a");
+}
+
+#[test]
+fn priorities_are_honoured() {
+    let bench = bench();
+    bench.write("two", b"second");
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    cryptsetup(&bench, "luksAddKey -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file pw a two");
+    cryptsetup(&bench, "config --key-slot 0 --priority ignore a");
+    assert!(!reads(&bench, &shape, "pw") && reads(&bench, &shape, "two"));
+    let test = |more: &str| {
+        bench
+            .run(Ours, &format!("qemu-img key test --object secret,id=one,file=pw --key-secret one {more} a"))
+    };
+    assert_eq!(test("").code, Some(1));
+    assert_eq!(test("--slot 0").ok(), "The passphrase opens slot 0.\n");
+}
+
+#[test]
+fn an_unfinished_reencryption_is_named_and_nothing_is_touched() {
+    let bench = bench();
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_theirs(&bench, &shape);
+    cryptsetup(
+        &bench,
+        "reencrypt -q --init-only --force-offline-reencrypt --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file pw a",
+    );
+    let before = bench.bytes("a");
+    let info = bench.ok(Ours, "qemu-img info a");
+    assert!(info.contains("in reencryption: true") && info.contains("online-reencrypt"), "{info}");
+    for line in [
+        "convert --object secret,id=one,file=pw --image-opts -O raw driver=luks,file.filename=a,key-secret=one b",
+        "key add --key-secret one --new-secret one --object secret,id=one,file=pw a",
+        "key remove --slot 0 --force a",
+    ] {
+        let ran = bench.run(Ours, &format!("qemu-img {line}"));
+        assert_eq!(ran.code, Some(1), "{line}");
+        assert!(ran.stderr.contains("requirement 'online-reencrypt"), "{line}: {ran}");
+    }
+    assert!(bench.bytes("a") == before);
+}
