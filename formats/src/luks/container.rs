@@ -60,9 +60,9 @@ impl Container {
                  version 1",
             )),
             Some(2) => luks2(),
-            Some(1) => Header::parse(&bytes[..there], placement).map(Container::Luks1),
+            Some(_) => Header::parse(&bytes[..there], placement).map(Container::Luks1),
             // What is damaged may be LUKS2, whose second copy is elsewhere.
-            _ => luks2().or_else(|_| Header::parse(&bytes[..there], placement).map(Container::Luks1)),
+            None => luks2().or_else(|_| Header::parse(&bytes[..there], placement).map(Container::Luks1)),
         }
     }
 

@@ -392,4 +392,37 @@ mod tests {
         assert_ne!(a.key.as_bytes(), b.key.as_bytes());
         assert_ne!(a.header.slots[0].pbkdf2.unwrap().salt, b.header.slots[0].pbkdf2.unwrap().salt);
     }
+
+    #[test]
+    fn the_right_key_in_the_first_slot_costs_one_derivation_not_eight() {
+        let all: Vec<_> =
+            (0..8).map(|slot| (slot, if slot == 0 { &b"first"[..] } else { b"other" })).collect();
+        let mut slots = Slots::new("aes-xts-plain64", 64, &all);
+        // The others would take a second each, if they were tried.
+        slots.header.slots[1..]
+            .iter_mut()
+            .for_each(|slot| slot.pbkdf2.as_mut().unwrap().iterations = NonZeroU32::new(1_000_000).unwrap());
+        let tried = AtomicUsize::new(0);
+        let read = |at: u64, to: &mut [u8]| {
+            tried.fetch_add(1, Ordering::Relaxed);
+            slots.read(at, to)
+        };
+        let found = search(&slots.header, &read, LIMIT).run(b"first").unwrap().unwrap();
+        assert_eq!((found.slot, tried.into_inner()), (0, 1));
+    }
+
+    #[test]
+    fn as_many_slots_are_tried_at_once_as_there_are_cores_for_and_argon2_alone() {
+        let all: Vec<_> = (0..8).map(|slot| (slot, &b"pw"[..])).collect();
+        let slots = Slots::new("aes-xts-plain64", 32, &all);
+        let read = |at: u64, to: &mut [u8]| slots.read(at, to);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(search(&slots.header, &read, LIMIT).at_once(), cores.min(8));
+        let mut mixed = slots.header.key_slots();
+        let cost = super::super::derive::ArgonCost { time: 4, memory: 64, cpus: 1 };
+        let variant = super::super::derive::Variant::Id;
+        mixed[5].derivation = Derivation::Argon2 { variant, cost, salt: vec![0; 32] };
+        let bounds = Bounds::new(Duration::from_secs(LIMIT));
+        assert_eq!(Search::new(mixed, &read, bounds).unwrap().at_once(), 1);
+    }
 }

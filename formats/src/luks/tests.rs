@@ -269,12 +269,12 @@ fn slots_that_would_take_too_long_are_named() {
 }
 
 #[test]
-fn an_image_without_slots_in_use_says_so() {
+fn no_passphrase_opens_an_image_without_slots_in_use() {
     let bench = Bench::new(&["secret,id=s,data=pw"]);
     std::fs::write(bench.path("a"), Slots::new("aes-xts-plain64", 32, &[]).file).unwrap();
     let error = bench.open(OPTIONS, OpenFlags::default()).unwrap_err();
     assert_eq!(error.to_string(), "Invalid password, cannot unlock any keyslot");
-    assert_eq!(error.hint(), Some("No key slot of this image is in use."));
+    assert_eq!(error.hint(), None);
 }
 
 #[test]
