@@ -76,6 +76,33 @@ fn every_recipe_of_the_documentation_opens_the_image() {
 }
 
 #[test]
+fn a_secret_may_be_a_credential_what_a_program_prints_or_a_part_of_a_file() {
+    let dir = image();
+    for (setup, objects) in [
+        (
+            "mkdir creds; printf letmein > creds/disk; export CREDENTIALS_DIRECTORY=$PWD/creds",
+            "--object secret,id=sec0,credential=disk",
+        ),
+        ("", "--object secret,id=sec0,cmd.0=printf,cmd.1=%s,cmd.2=letmein"),
+        ("", r#"--object '{"qom-type": "secret", "id": "sec0", "cmd": ["printf", "%s", "letmein"]}'"#),
+        ("printf '0123letmein\\n' > keys", "--object secret,id=sec0,file=keys,offset=4,size=7"),
+    ] {
+        let ran = open(Whose::Ours, dir.path(), setup, objects);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{objects}");
+    }
+    for (setup, objects, says) in [
+        ("", "credential=disk", "There are no credentials"),
+        ("export CREDENTIALS_DIRECTORY=/nowhere", "credential=disk", "Could not open the credential 'disk'"),
+        ("", "cmd.0=false", "The program 'false' gave no secret"),
+        ("", "data=x,offset=1", "'offset' and 'size' are of a 'file'"),
+        ("", "data=x,cmd.0=true", "mutually exclusive"),
+    ] {
+        let ran = open(Whose::Ours, dir.path(), setup, &format!("--object secret,id=sec0,{objects}"));
+        assert!(ran.code == Some(1) && ran.stderr.contains(says), "{objects}: {ran}");
+    }
+}
+
+#[test]
 fn a_key_may_itself_be_encrypted_with_another_key() {
     let dir = image();
     let setup = r#"

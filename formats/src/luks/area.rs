@@ -8,6 +8,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 
+/// Bytes that are overwritten at once.
+const WIPE_PIECE: usize = 1 << 20;
+
 /// Where a header is.
 #[derive(Debug, Clone)]
 pub(crate) struct Area {
@@ -79,9 +82,14 @@ impl Area {
     /// # Errors
     /// The layer's below, or the system has no random numbers.
     pub(super) fn wipe(&self, at: u64, len: usize) -> Result<()> {
-        let mut noise = vec![0; len];
-        super::random(&mut noise)?;
-        self.write(at, &noise)?;
+        let mut noise = vec![0; len.min(WIPE_PIECE)];
+        let mut done = 0;
+        while done < len {
+            let piece = &mut noise[..(len - done).min(WIPE_PIECE)];
+            super::random(piece)?;
+            self.write(at + done as u64, piece)?;
+            done += piece.len();
+        }
         self.flush()
     }
 }

@@ -48,7 +48,16 @@ impl Run for InfoArgs {
             force_share: self.share.force_share,
             ..self.input.flags()
         };
-        let chain = collect(tool, source, self.input.format, flags, self.backing_chain)?;
+        let chain = collect(tool, source.clone(), self.input.format.clone(), flags, self.backing_chain)?;
+        if self.input.format.is_none() && chain[0]["format"] == "raw" && is_damaged_luks(tool, &source, flags)
+        {
+            tool.out.error_text(&format!(
+                "warning: '{0}' is a LUKS container whose primary header is damaged; its second copy is good: \
+                 {1} info -f luks '{0}'",
+                source.text(),
+                tool.out.program()
+            ));
+        }
         if !self.assertions.is_empty() {
             check(&self.assertions, &chain)?;
             return Ok(ExitCode::SUCCESS);
@@ -62,6 +71,13 @@ impl Run for InfoArgs {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether what seems to be raw has the second copy of a header. It is not taken for LUKS without being told: who can write
+/// to a raw image could write such a copy.
+fn is_damaged_luks(tool: &Tool<'_>, source: &Source, flags: OpenFlags) -> bool {
+    let image = graph::open_unnamed(tool.env(), source, Some("luks"), flags);
+    image.is_ok_and(|image| image.close().is_ok())
 }
 
 /// Checks all conditions against every image.

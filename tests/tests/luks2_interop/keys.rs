@@ -94,6 +94,14 @@ fn priorities_are_honoured() {
         bench
             .run(Ours, &format!("qemu-img key test --object secret,id=one,file=pw --key-secret one {more} a"))
     };
+    bench.write("three", b"third");
+    let line =
+        format!("qemu-img key change --key-secret two --new-secret three --pbkdf pbkdf2 {CHEAP} {SECRETS} a");
+    cryptsetup(&bench, "config --key-slot 1 --priority prefer a");
+    bench.ok(Ours, &line);
+    let list = bench.ok(Ours, "qemu-img key list a");
+    assert!(list.contains("slot 0: type luks2, priority ignore"), "{list}");
+    assert!(list.contains("slot 1: type luks2, priority prefer"), "{list}");
     assert_eq!(test("").code, Some(1));
     assert_eq!(test("--slot 0").ok(), "The passphrase opens slot 0.\n");
 }
@@ -120,4 +128,110 @@ fn an_unfinished_reencryption_is_named_and_nothing_is_touched() {
         assert!(ran.stderr.contains("requirement 'online-reencrypt"), "{line}: {ran}");
     }
     assert!(bench.bytes("a") == before);
+}
+
+#[test]
+fn luks1_keys_are_changed_like_luks2_ones() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let options = "key-secret=s,pbkdf-iterations=1000";
+    bench.ok(Ours, &format!("qemu-img create -q SECRET -f luks -o {options} a {}", crate::BYTES));
+    bench.fill(Ours, "driver=luks,file.filename=a,key-secret=s");
+    let key = |line: &str| bench.ok(Ours, &format!("qemu-img key {line} {SECRETS} a"));
+    let opens = |key: &str| bench.cryptsetup(&format!("open --test-passphrase --key-file {key} a")).code;
+    key("add --key-secret one --new-secret two --slot 6 --pbkdf-iterations 1000");
+    assert_eq!((opens("pw"), opens("two")), (Some(0), Some(0)));
+    key("change --key-secret two --new-secret three --pbkdf-iterations 1000");
+    assert_eq!((opens("three"), opens("two")), (Some(0), Some(2)));
+    assert_eq!(key("remove --slot 0"), "Removed slot 0.\n");
+    assert_eq!((opens("three"), opens("pw")), (Some(0), Some(2)));
+    let list = bench.ok(Ours, "qemu-img key list a");
+    assert!(
+        list.starts_with("slot 6: type luks1, kdf pbkdf2, hash sha256, iters 1000")
+            && list.lines().count() == 1
+    );
+    cryptsetup(&bench, "luksHeaderBackup --header-backup-file theirs a");
+    bench.ok(Ours, "qemu-img key backup -q a ours");
+    assert!(bench.bytes("theirs") == bench.bytes("ours"), "the backups differ");
+    let lint = bench.run(Ours, "qemu-img key lint a");
+    assert!(lint.code == Some(2) && lint.stdout.contains("(weak-kdf)"), "{lint}");
+    assert_eq!(bench.run(Ours, "qemu-img key lint --min-iterations 1000 a").code, Some(0));
+    let image = "driver=luks,file.filename=a,key-secret=k";
+    bench.ok(
+        Ours,
+        &format!("qemu-img convert --object secret,id=k,file=three --image-opts -O raw {image} back"),
+    );
+    assert!(bench.bytes("back") == bench.bytes("src.raw"));
+}
+
+#[test]
+fn amend_changes_luks2_with_the_rules_it_has_for_luks1() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    let amend = |options: &str| {
+        let image = "driver=luks,file.filename=a,key-secret=one";
+        bench.run(Ours, &format!("qemu-img amend {SECRETS} --image-opts {image} -o {options}"))
+    };
+    amend("state=active,new-secret=two,iter-time=1,keyslot=31").ok();
+    assert!(opens(&bench, &shape, "two"));
+    for (options, says) in [
+        ("state=active,new-secret=two,keyslot=31", "Refusing to overwrite active keyslot 31"),
+        ("state=active,new-secret=two,keyslot=32", "must be between 0 and 31"),
+        ("state=inactive,old-secret=three", "No keyslots match given (old) password"),
+        ("state=inactive,keyslot=5", "Given keyslot 5 is already erased"),
+    ] {
+        let ran = amend(options);
+        assert!(ran.code == Some(1) && ran.stderr.contains(says), "{options}: {ran}");
+    }
+    amend("state=inactive,old-secret=two").ok();
+    assert!(opens(&bench, &shape, "pw") && !opens(&bench, &shape, "two"));
+    assert!(amend("state=inactive,keyslot=0").stderr.contains("the only active keyslot 0"));
+}
+
+#[test]
+fn the_lock_that_cryptsetup_takes_is_honoured() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    let lock = std::fs::File::open(bench.path("a")).unwrap();
+    lock.lock().unwrap();
+    let add =
+        format!("qemu-img key add --key-secret one --new-secret two --pbkdf pbkdf2 {CHEAP} {SECRETS} a");
+    let ran = bench.run(Ours, &add);
+    assert!(ran.code == Some(1) && ran.stderr.contains("Another program is changing the header"), "{ran}");
+    lock.unlock().unwrap();
+    bench.ok(Ours, &add);
+}
+
+#[test]
+fn a_damaged_primary_header_is_named_where_the_format_is_not_and_restored() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let shape = Shape { kdf: Kdf::Pbkdf2, ..shapes()[0] };
+    create_ours(&bench, &shape);
+    bench.ok(Ours, "qemu-img key backup -q a saved");
+    let whole = bench.bytes("a");
+    let mut bytes = whole.clone();
+    bytes[..4096].fill(0);
+    bench.write("a", &bytes);
+    let info = bench.run(Ours, "qemu-img info a");
+    assert!(info.stderr.contains("whose primary header is damaged"), "{info}");
+    bench.ok(Ours, "qemu-img info -f luks --assert header=damaged,encrypted=luks2 a");
+    assert_eq!(
+        bench.ok(Ours, &format!("qemu-img key test {SECRETS} --key-secret one a")),
+        "The passphrase opens slot 0.\n"
+    );
+    bytes[..1 << 20].fill(0);
+    bench.write("a", &bytes);
+    let lint = bench.run(Ours, "qemu-img key lint a");
+    assert!(lint.code == Some(2) && lint.stdout.contains("(header)"), "{lint}");
+    bench.ok(Ours, "qemu-img key restore a saved");
+    assert!(bench.bytes("a") == whole);
 }

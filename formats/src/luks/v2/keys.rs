@@ -7,7 +7,7 @@
 
 use super::document::Object;
 use super::load::Header;
-use super::metadata::{AREA_ALIGN, Id, MAX_OBJECTS};
+use super::metadata::{AREA_ALIGN, Id, MAX_OBJECTS, Priority};
 use crate::crypto::{CipherSpec, HashAlg};
 use crate::luks::area::Area;
 use crate::luks::calibrate;
@@ -74,12 +74,17 @@ impl<'a> Luks2Keys<'a> {
     /// Writes a slot's material and then the metadata that has it under `id`.
     fn put(&mut self, id: Id, at: u64, slot: NewSlot<'_>) -> Result<()> {
         let (digest, proof) = self.proof()?;
-        let NewSlot { key, passphrase, wrapping, derivation } = slot;
+        let NewSlot { key, passphrase, wrapping, derivation, priority } = slot;
         let number = id as usize;
         let engine = KeySlot { number, derivation: derivation.clone(), wrapping, at, proof };
         engine.store(self.area, key, passphrase)?;
         let mut document = self.header.document.clone();
-        document.object("keyslots")?.set(&id.to_string(), &describe(at, &wrapping, &derivation))?;
+        let mut value = describe(at, &wrapping, &derivation);
+        match priority {
+            Priority::Normal => {}
+            other => value["priority"] = other.number().into(),
+        }
+        document.object("keyslots")?.set(&id.to_string(), &value)?;
         let mut ids = self.header.metadata.digests[&digest].keyslots.clone();
         if !ids.contains(&id) {
             ids.push(id);
@@ -142,6 +147,8 @@ struct NewSlot<'a> {
     passphrase: &'a [u8],
     wrapping: Wrapping,
     derivation: Derivation,
+    /// That of the slot it takes the place of.
+    priority: Priority,
 }
 
 fn others(ids: &[Id], without: Id) -> Vec<Id> {
@@ -240,7 +247,8 @@ impl KeyStore for Luks2Keys<'_> {
         }
         let wrapping = self.wrapping(key)?;
         let derivation = calibrate::luks2(wrapping.hash, wrapping.slot_key_bytes(), new)?;
-        let new = NewSlot { key, passphrase, wrapping, derivation };
+        let priority = self.header.metadata.keyslots.get(&id).map_or(Priority::Normal, |slot| slot.priority);
+        let new = NewSlot { key, passphrase, wrapping, derivation, priority };
         let len = area_bytes(wrapping.key_bytes);
         let spare = if occupied { self.free().map(Self::id) } else { Some(id) };
         match (spare, self.place(len)) {

@@ -41,6 +41,17 @@ pub(super) enum Priority {
     Ignore,
 }
 
+impl Priority {
+    /// The number in a header.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Priority::Ignore => 0,
+            Priority::Normal => 1,
+            Priority::Prefer => 2,
+        }
+    }
+}
+
 /// A key slot.
 #[derive(Debug, Clone)]
 pub(super) struct Keyslot {
