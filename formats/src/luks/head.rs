@@ -51,9 +51,8 @@ impl Head {
     /// It is none, or none we can use, or does not fit the file of its payload.
     pub(crate) fn open(area: Area, opened: Opened) -> Result<Self> {
         let read = Container::read(&area, opened.placement).and_then(|container| {
-            match opened.payload_file {
-                Some(len) => container::check_length(&container.place(), len)?,
-                None => {}
+            if let Some(len) = opened.payload_file {
+                container::check_length(&container.place(), len)?;
             }
             Ok(container)
         });
