@@ -51,7 +51,11 @@ impl Plan {
     }
 }
 
-fn create_luks1(area: &Area, new: &NewImage, cost: &Cost, passphrase: &[u8]) -> Result<()> {
+/// Writes a header of version 1 and its first key slot to an area that reads as zeroes.
+///
+/// # Errors
+/// The layer's below, or the system has no random numbers.
+pub(super) fn create_luks1(area: &Area, new: &NewImage, cost: &Cost, passphrase: &[u8]) -> Result<()> {
     let key = VolumeKey::generate(new.cipher.key_bytes())?;
     let header = header(new, cost, &key)?;
     for slot in header.key_slots() {
@@ -62,7 +66,7 @@ fn create_luks1(area: &Area, new: &NewImage, cost: &Cost, passphrase: &[u8]) -> 
 }
 
 /// Iterations of the two key derivations that opening an image takes.
-struct Cost {
+pub(super) struct Cost {
     slot: NonZeroU32,
     digest: NonZeroU32,
 }
@@ -71,7 +75,7 @@ struct Cost {
 const DIGEST_SHARE: u64 = 8;
 
 impl Cost {
-    fn calibrate(new: &NewImage) -> Result<Self> {
+    pub(super) fn calibrate(new: &NewImage) -> Result<Self> {
         let slot = calibrate::pbkdf2_iterations(new.hash, new.cipher.key_bytes(), &new.key)?;
         // Both are in proportion to the digest-sized blocks they make.
         let blocks = |bytes: usize| bytes.div_ceil(new.hash.digest_bytes()) as u64;

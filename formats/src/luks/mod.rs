@@ -9,6 +9,7 @@ mod calibrate;
 mod container;
 mod create;
 mod derive;
+pub(crate) mod embedded;
 mod head;
 mod header;
 mod info;

@@ -3,6 +3,7 @@
 use super::{GuestOffset, MappedFormat, Place, Reader};
 use block::amend::Amend;
 use block::bitmap::Bitmaps;
+use block::buffer::Pool;
 use block::check::Check;
 use block::snapshot::Snapshots;
 use block::{
@@ -16,12 +17,14 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Mapped<F> {
     pub(super) format: F,
+    /// Buffers in which guest data is encrypted.
+    pub(super) pool: Pool,
 }
 
 impl<F: MappedFormat> Mapped<F> {
     /// A driver over `format`.
     pub fn new(format: F) -> Self {
-        Mapped { format }
+        Mapped { format, pool: Pool::new() }
     }
 
     /// The format itself.

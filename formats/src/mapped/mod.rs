@@ -29,6 +29,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes that are encrypted or decrypted at once: well below the size of a second-level cache.
+const CRYPT_PIECE: usize = 128 << 10;
+
 /// Where a run of guest bytes is.
 #[derive(Debug)]
 pub enum Place {

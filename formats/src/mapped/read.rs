@@ -1,8 +1,9 @@
 //! Reading: from the file, the backing chain, or a compressed cluster.
 
-use super::{Found, GuestOffset, HostOffset, Mapped, MappedFormat, Place, Reader};
-use block::buffer::Buffer;
-use block::{IoVecMut, Result};
+use super::{
+    CRYPT_PIECE, Found, GuestOffset, HostOffset, Mapped, MappedFormat, PayloadCipher, Place, Reader,
+};
+use block::{IoVecMut, Result, SECTOR};
 
 impl<F: MappedFormat> Mapped<F> {
     /// Reads all of `to` from `at`.
@@ -45,12 +46,38 @@ impl<F: MappedFormat> Mapped<F> {
     }
 
     fn read_stored(&self, at: GuestOffset, host: HostOffset, to: &mut IoVecMut<'_>) -> Result<()> {
-        self.announce("read_aio");
         let Some(cipher) = self.format.cipher() else { return self.format.data().read(host.0, to) };
-        let mut bounce = Buffer::zeroed(to.len());
-        self.format.data().read_exact(host.0, &mut bounce)?;
-        cipher.decrypt(at, host, &mut bounce)?;
-        to.copy_from_slice(&bounce);
+        let (mut at, mut host) = (at, host);
+        let mut rest = to.reborrow();
+        while !rest.is_empty() {
+            let mut piece = rest.split_to(CRYPT_PIECE);
+            let len = piece.len() as u64;
+            self.read_encrypted(cipher, at, host, &mut piece)?;
+            (at, host) = (at.plus(len), host.plus(len));
+        }
+        Ok(())
+    }
+
+    /// Reads and decrypts in the caller's buffers, or beside them where one ends in the middle of a sector.
+    fn read_encrypted(
+        &self,
+        cipher: &dyn PayloadCipher,
+        mut at: GuestOffset,
+        mut host: HostOffset,
+        to: &mut IoVecMut<'_>,
+    ) -> Result<()> {
+        if !to.parts_mut().all(|part| (part.len() as u64).is_multiple_of(SECTOR)) {
+            let mut whole = self.pool.take(to.len());
+            self.format.data().read_exact(host.0, &mut whole)?;
+            cipher.decrypt(at, host, &mut whole)?;
+            to.copy_from_slice(&whole);
+            return Ok(());
+        }
+        self.format.data().read(host.0, &mut to.reborrow())?;
+        for part in to.parts_mut() {
+            cipher.decrypt(at, host, part)?;
+            (at, host) = (at.plus(part.len() as u64), host.plus(part.len() as u64));
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Writing: reserve, copy what surrounds the write, write, commit.
 
-use super::{GuestOffset, Lease, Mapped, MappedFormat, Place, Reader, Reservation};
+use super::{CRYPT_PIECE, GuestOffset, HostOffset, Lease, Mapped, MappedFormat, Place, Reader, Reservation};
 use block::buffer::Buffer;
 use block::{Error, IoVec, IoVecMut, Result, Want, WriteFlags, ZeroFlags};
 use std::ops::Range;
@@ -144,10 +144,16 @@ impl<F: MappedFormat> Mapped<F> {
         let Some(cipher) = self.format.cipher() else {
             return self.format.data().write(host, from, WriteFlags::empty());
         };
-        let mut bounce = Buffer::zeroed(from.len());
-        from.copy_to_slice(&mut bounce);
-        cipher.encrypt(at, super::HostOffset(host), &mut bounce)?;
-        self.format.data().write_all(host, &bounce)
+        let mut bounce = self.pool.take(from.len().min(CRYPT_PIECE));
+        for done in (0..from.len()).step_by(CRYPT_PIECE) {
+            let piece = from.slice(done, CRYPT_PIECE);
+            let bounce = &mut bounce[..piece.len()];
+            let (at, host) = (at.plus(done as u64), HostOffset(host + done as u64));
+            piece.copy_to_slice(bounce);
+            cipher.encrypt(at, host, bounce)?;
+            self.format.data().write_all(host.0, bounce)?;
+        }
+        Ok(())
     }
 
     /// Writes whole clusters compressed, those that do not become smaller as they are.

@@ -1,5 +1,6 @@
 //! Creating images, laid out as QEMU lays them out: header, refcount table, refcount block, L1 table, in that order.
 
+use super::crypt::{Encryption, NewEncryption, Wanted};
 use super::features::{Autoclear, Compatible, Incompatible};
 use super::geometry::Geometry;
 use super::header::{CLUSTER_BITS, Compression, CryptMethod, Header, Table, Version};
@@ -24,7 +25,7 @@ const fn option(
 }
 
 /// In the order in which `create` prints them.
-static OPTIONS: [CreateOption; 21] = [
+static OPTIONS: [CreateOption; 22] = [
     option(
         "encryption",
         CreateKind::Bool,
@@ -66,6 +67,7 @@ static OPTIONS: [CreateOption; 21] = [
     option("data_file_raw", CreateKind::Bool, "The external data file must stay valid as a raw image", None),
     option("lazy_refcounts", CreateKind::Bool, "Postpone refcount updates", Some("off")),
     option("refcount_bits", CreateKind::Num, "Width of a reference count entry in bits", Some("16")),
+    crate::encrypt::LEGACY_WRITE,
 ];
 
 /// The options as given.
@@ -85,6 +87,8 @@ struct Given {
     #[serde(default)]
     encryption: bool,
     encrypt: Option<serde_json::Value>,
+    #[serde(default, rename = "legacy-aes-write")]
+    legacy_aes_write: bool,
     #[serde(default)]
     lazy_refcounts: bool,
     refcount_bits: u64,
@@ -101,16 +105,22 @@ struct Plan {
 }
 
 fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
-    let given: Given = options.parse()?;
+    let mut given: Given = options.parse()?;
+    let wanted = Wanted {
+        encryption: given.encryption,
+        encrypt: given.encrypt.take(),
+        legacy_write: given.legacy_aes_write,
+    };
     let mode = prealloc_mode(given.preallocation.as_deref())?;
     let plan = plan(given, mode)?;
+    let encryption = wanted.plan(ctx.env)?;
     let file = ctx.create_file(0, &options.without("preallocation"))?;
     let data_file = match &plan.data_file {
         Some(name) => Some(ctx.create_other("data-file", name, 0)?),
         None => None,
     };
     lay_out(&file, &plan)?;
-    fill(&file, data_file, plan)
+    fill(&file, data_file, plan, &encryption)
 }
 
 fn plan(given: Given, prealloc: Prealloc) -> Result<Plan> {
@@ -232,8 +242,6 @@ fn check(given: &Given, version: Version, prealloc: Prealloc, compression: Compr
         "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)"
     } else if v2 && compression != Compression::Zlib {
         "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)"
-    } else if given.encryption || given.encrypt.is_some() {
-        return Err(Error::unsupported("Encrypted qcow2 images cannot be created yet"));
     } else {
         return Ok(());
     };
@@ -256,9 +264,15 @@ fn lay_out(file: &Child, plan: &Plan) -> Result<()> {
 }
 
 /// Opens the smallest image and makes it what was asked for.
-fn fill(file: &Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
-    let parts =
-        Parts { file: file.clone(), data_file, backing: None, cipher: None, writable: true, discard: false };
+fn fill(file: &Child, data_file: Option<Child>, plan: Plan, encryption: &NewEncryption<'_>) -> Result<()> {
+    let parts = Parts {
+        file: file.clone(),
+        data_file,
+        backing: None,
+        encryption: Encryption::default(),
+        writable: true,
+        discard: false,
+    };
     let header = Header { backing_file: None, ..plan.header.clone() };
     let image = open::over(header, parts)?;
     image.lock().allocate(3)?;
@@ -275,6 +289,7 @@ fn fill(file: &Child, data_file: Option<Child>, plan: Plan) -> Result<()> {
     if plan.header.backing_file.is_some() {
         image.write_full_header(plan.header.backing_file)?;
     }
+    image.encrypt_new(encryption)?;
     MappedFormat::close(&*image)?;
     file.flush(Level::Os)
 }

@@ -2,6 +2,7 @@
 
 use super::bitmap::Kept;
 use super::compress;
+use super::crypt::Luks;
 use super::entry::{Cluster, L2Entry};
 use super::features::Incompatible;
 use super::geometry::Geometry;
@@ -45,6 +46,8 @@ pub struct Qcow2 {
     pub(super) recording: AtomicBool,
     /// The bitmaps in the file are not what they ought to be when the image is closed.
     pub(super) unsaved: AtomicBool,
+    /// The LUKS header, where there is one.
+    pub(super) luks: Option<Luks>,
 }
 
 impl Qcow2 {

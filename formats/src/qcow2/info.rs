@@ -52,7 +52,10 @@ impl Qcow2 {
         match header.crypt {
             CryptMethod::None => {}
             CryptMethod::Aes => set("encrypt", json!({"format": "aes"})),
-            CryptMethod::Luks => set("encrypt", json!({"format": "luks"})),
+            CryptMethod::Luks => {
+                let luks = self.luks.as_ref().map(super::crypt::Luks::info);
+                set("encrypt", luks.unwrap_or_else(|| json!({"format": "luks"})));
+            }
         }
         if v3 {
             set("corrupt", json!(header.has(Incompatible::CORRUPT)));

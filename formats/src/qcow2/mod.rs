@@ -50,6 +50,7 @@ pub static ROW: DriverRow = DriverRow {
     children: &["file", "data-file", "backing"],
     strong_options: &[],
     create: Some(&create::ROW),
+    compresses: true,
     amend: &amend::OPTIONS,
     ..DriverRow::new("qcow2", DriverKind::Format, open::open)
 };

@@ -1,6 +1,7 @@
 //! Opening: header, tables, children, and what a writer has to do first.
 
 use super::cache::TableCache;
+use super::crypt::Encryption;
 use super::features::{Autoclear, Compatible, Incompatible};
 use super::free::Pending;
 use super::header::{Header, Prologue, Version};
@@ -9,7 +10,7 @@ use super::meta::{Discards, Meta};
 use super::options::Qcow2Options;
 use super::order::Caches;
 use super::snapshot;
-use crate::mapped::{ClusterIndex, Leases, Mapped, PayloadCipher, Pins};
+use crate::mapped::{ClusterIndex, Leases, Mapped, Pins};
 use block::check::Repair;
 use block::graph::OpenCtx;
 use block::{Child, Context, Driver, Error, Perm, Perms, Result};
@@ -29,7 +30,7 @@ pub(super) struct Parts {
     pub(super) file: Child,
     pub(super) data_file: Option<Child>,
     pub(super) backing: Option<Child>,
-    pub(super) cipher: Option<Box<dyn PayloadCipher>>,
+    pub(super) encryption: Encryption,
     pub(super) writable: bool,
     /// Discards of the guest are passed on unless options say otherwise.
     pub(super) discard: bool,
@@ -48,10 +49,16 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         ));
     }
     let data_file = open_data_file(ctx, &header, perms)?;
-    let cipher = super::crypt::open(ctx, &options, &header, &file)?;
+    let encryption = super::crypt::open(ctx, &options, &header, &file)?;
     let backing = ctx.backing(header.backing_file.as_deref(), header.extensions.backing_format.as_deref())?;
-    let parts =
-        Parts { file, data_file, backing, cipher, writable: ctx.flags.writable, discard: ctx.flags.discard };
+    let parts = Parts {
+        file,
+        data_file,
+        backing,
+        encryption,
+        writable: ctx.flags.writable,
+        discard: ctx.flags.discard,
+    };
     let image = Qcow2::new(header, parts, &options)?;
     image.begin_use(ctx.flags.repair)?;
     Ok(Box::new(Mapped::new(image)))
@@ -117,7 +124,7 @@ impl Qcow2 {
     /// Tables that cannot be read, or options that cannot be met.
     pub(super) fn new(header: Header, parts: Parts, options: &Qcow2Options) -> Result<Self> {
         let g = header.geometry;
-        let Parts { file, data_file, backing, cipher, writable, discard } = parts;
+        let Parts { file, data_file, backing, encryption, writable, discard } = parts;
         let l1 = read_numbers(&file, header.l1.offset, header.l1.count.into())
             .map_err(|e| Error::from_errno(e.errno()).context("Could not read L1 table"))?;
         let entries = u64::from(header.reftable.count) << (g.cluster_bits - 3);
@@ -161,10 +168,11 @@ impl Qcow2 {
             file,
             data_file,
             backing,
-            cipher,
             bitmaps: RwLock::default(),
             recording: AtomicBool::new(false),
             unsaved: AtomicBool::new(false),
+            cipher: encryption.cipher,
+            luks: encryption.luks,
         })
     }
 

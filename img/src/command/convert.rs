@@ -283,6 +283,7 @@ impl ConvertArgs {
             return Err(Error::invalid("Use of backing file requires explicit backing format"));
         }
         self.target.check_compression(row)?;
+        self.target.check_encryption(&all)?;
         begin_creating(tool, name, progress);
         graph::create(tool.env(), row, name, &all)
             .context(|| format!("error while converting {}", row.name))
@@ -304,7 +305,9 @@ impl ConvertArgs {
             );
         }
         let limits = target.limits();
-        let zero = self.target.target_is_zero || !self.target.no_create && limits.zero_init;
+        // In a format with tables, zeroes are in those; elsewhere a hole decrypts to garbage, and everything is written.
+        let thin = !encrypted || limits.cluster_size.is_some();
+        let fresh = !self.target.no_create && limits.zero_init;
         let backing = target.node().child("backing").filter(|_| backed);
         // What a failing disk is asked for, and in which order, matters more than speed.
         let workers = if self.salvage { 1 } else { numbers.parallel.min(useful_workers()) };
@@ -312,9 +315,8 @@ impl ConvertArgs {
         Ok(CopyOptions {
             workers,
             order: if allocates && !self.oob_writes { Order::Sequential } else { Order::Any },
-            // A hole in a file decrypts to garbage: everything is written.
-            sparse: if encrypted { 0 } else { numbers.sparse },
-            target_is_zero: zero && !encrypted,
+            sparse: if thin { numbers.sparse } else { 0 },
+            target_is_zero: fresh || self.target.target_is_zero && !encrypted,
             backing: backing.map(|node| node.len()).transpose()?,
             rate: numbers.rate,
             salvage: self.salvage,
@@ -342,6 +344,14 @@ impl TargetArgs {
     fn check_compression(&self, row: &DriverRow) -> Result<()> {
         if self.compress && !row.compresses {
             return Err(Error::unsupported("Compression not supported for this file format"));
+        }
+        Ok(())
+    }
+
+    /// Compressed clusters would not be encrypted.
+    fn check_encryption(&self, options: &CreateOptions) -> Result<()> {
+        if self.compress && (options.is_on("encryption") || options.get("encrypt.format").is_some()) {
+            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
         }
         Ok(())
     }

@@ -1,0 +1,148 @@
+//! A LUKS header inside another format's file: qcow2 keeps one in clusters of its own.
+//!
+//! The payload is where that format puts it, so the payload's offset in the header means nothing; QEMU writes where it
+//! would begin, which is where the header's own room ends, and so do we. Only version 1 is used like this: nobody else
+//! could open the image.
+
+use super::area::Area;
+use super::container::Container;
+use super::create::{self, Cost};
+use super::header::{self, Placement};
+use super::keys::amend::{self, Amend};
+use super::open;
+use super::options::NewImage;
+use crate::crypto::SectorCipher;
+use block::graph::{CreateOptions, Env};
+use block::{Child, Error, Result};
+use secret::Secret;
+use serde_json::{Map, Value};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A header to be made.
+pub(crate) struct NewHeader<'a> {
+    new: NewImage,
+    cost: Cost,
+    passphrase: &'a str,
+}
+
+impl<'a> NewHeader<'a> {
+    /// A header as the `luks` format's options (names and values) say.
+    ///
+    /// # Errors
+    /// An option that does not exist or does not take its value, a missing secret, or algorithms that do not go together.
+    pub(crate) fn new(env: Env<'a>, options: &Map<String, Value>) -> Result<Self> {
+        let new = parse(options)?;
+        let passphrase = env.objects.secret(&new.key_secret)?.as_utf8()?;
+        let cost = Cost::calibrate(&new)?;
+        Ok(NewHeader { new, cost, passphrase })
+    }
+
+    /// Bytes the header takes, key slots included.
+    pub(crate) fn len(&self) -> u64 {
+        len(&self.new)
+    }
+
+    /// Writes it at `start` of `child`, where there are zeroes.
+    ///
+    /// # Errors
+    /// The layer's below, or the system has no random numbers.
+    pub(crate) fn write(&self, child: &Child, start: u64) -> Result<()> {
+        let area = Area::new(child.clone(), start);
+        create::create_luks1(&area, &self.new, &self.cost, self.passphrase.as_bytes())
+    }
+}
+
+/// Bytes that a header takes when it is made as the options say.
+///
+/// # Errors
+/// As for [`NewHeader::new`], but that no secret is looked for.
+pub(crate) fn measure(options: &Map<String, Value>) -> Result<u64> {
+    parse(options).map(|new| len(&new))
+}
+
+fn len(new: &NewImage) -> u64 {
+    header::Layout::new(new.cipher.key_bytes()).end().bytes()
+}
+
+fn parse(options: &Map<String, Value>) -> Result<NewImage> {
+    let mut all = CreateOptions::new(&create::ROW, None);
+    for (name, value) in options {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        all.set(name, &text)?;
+    }
+    NewImage::new(&all)
+}
+
+/// A header that is there.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    area: Area,
+    /// Bytes there are for it.
+    len: u64,
+    container: Mutex<Container>,
+}
+
+impl Embedded {
+    /// Reads the header in `len` bytes at `start` of `child`.
+    ///
+    /// # Errors
+    /// It is none, or not of version 1.
+    pub(crate) fn read(child: &Child, start: u64, len: u64) -> Result<Self> {
+        let area = Area::new(child.clone(), start);
+        if len < header::BYTES as u64 {
+            return Err(outside());
+        }
+        let mut head = [0; 8];
+        area.read(0, &mut head)?;
+        if header::version(&head) == Some(2) {
+            return Err(Error::unsupported("LUKS version 2 is not supported").with_hint(
+                "Inside qcow2 only LUKS1 is defined; for LUKS2 put qcow2 into a LUKS2 container: driver=qcow2,file.driver=luks,…",
+            ));
+        }
+        let container = Mutex::new(Container::read(&area, Placement::Attached)?);
+        Ok(Embedded { area, len, container })
+    }
+
+    fn container(&self) -> MutexGuard<'_, Container> {
+        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks that key slots, which end where the payload would begin, are inside the room there is.
+    fn check_slots(&self) -> Result<()> {
+        if self.container().place().start > self.len { Err(outside()) } else { Ok(()) }
+    }
+
+    /// The cipher of the payload, keyed with what `secret` opens.
+    ///
+    /// # Errors
+    /// It opens no slot, or key material cannot be read.
+    pub(crate) fn unlock(&self, secret: &Secret, max_kdf_seconds: u32) -> Result<Arc<dyn SectorCipher>> {
+        self.check_slots()?;
+        self.container().unlock(&self.area, secret, open::bounds(max_kdf_seconds))
+    }
+
+    /// What `info` prints.
+    pub(crate) fn info(&self) -> Value {
+        self.container().info(Placement::Attached)
+    }
+
+    /// Changes key slots as the options, those of the `luks` format, say.
+    ///
+    /// # Errors
+    /// QEMU's refusals, or what went wrong.
+    pub(crate) fn amend(
+        &self,
+        options: &CreateOptions,
+        with: &amend::Context<'_>,
+        max_kdf_seconds: u32,
+    ) -> Result<()> {
+        self.check_slots()?;
+        let amend = Amend::parse(options)?;
+        let bounds = open::bounds(max_kdf_seconds);
+        self.container().change(&self.area, Placement::Attached, bounds, |keys| amend.run(keys, with))
+    }
+}
+
+fn outside() -> Error {
+    Error::corrupt("Request for data outside of extension header")
+}
