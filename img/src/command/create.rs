@@ -101,8 +101,9 @@ impl CreateArgs {
             return if format.is_some() { Ok(None) } else { Err(without_format()) };
         }
         let source = Source::Name(graph::resolve(filename, &name)?);
-        // Its name is in the message already.
-        let image = graph::open_unnamed(tool.env(), &source, format.as_deref(), OpenFlags::default())
+        // Only its size is wanted, which takes no key. Its name is in the message already.
+        let flags = OpenFlags { no_io: true, ..OpenFlags::default() };
+        let image = graph::open_unnamed(tool.env(), &source, format.as_deref(), flags)
             .map_err(|e| e.with_hint("Could not open backing image."))?;
         let (bytes, found) = (image.len()?, image.node().name().driver);
         image.close()?;
