@@ -286,6 +286,7 @@ impl Container {
     }
 
     /// Writes a backup of this header to `area`: key slots first, so that a header never has slots that are not there.
+    /// When the power goes in the middle, the backup is still there to be restored again.
     ///
     /// # Errors
     /// Those of the layer below.

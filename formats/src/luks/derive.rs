@@ -77,8 +77,14 @@ impl Bounds {
     }
 }
 
-/// KiB of memory this machine has.
+/// KiB of memory this machine has, or the container we run in.
 pub(super) fn machine_memory() -> Option<u64> {
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 10);
+    [installed_memory(), limit].into_iter().flatten().min()
+}
+
+fn installed_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -51,7 +51,8 @@ impl Head {
     /// It is none, or none we can use, or does not fit the file of its payload.
     pub(crate) fn open(area: Area, opened: Opened) -> Result<Self> {
         let read = Container::read(&area, opened.placement).and_then(|container| {
-            if let Some(len) = opened.payload_file {
+            // Whoever repairs finds that out for himself.
+            if let (Some(len), false) = (opened.payload_file, opened.repair) {
                 container::check_length(&container.place(), len)?;
             }
             Ok(container)
