@@ -37,7 +37,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone)]
 pub(crate) enum Container {
     /// LUKS1.
-    Luks1(Header),
+    Luks1(Box<Header>),
     /// LUKS2.
     Luks2(Box<v2::Header>),
     /// None, and why; opened to put a backup there.
@@ -53,6 +53,8 @@ impl Container {
         let mut bytes = [0; header::BYTES];
         let there = usize::try_from(area.len()?).unwrap_or(usize::MAX).min(bytes.len());
         area.read(0, &mut bytes[..there])?;
+        let luks1 =
+            || Header::parse(&bytes[..there], placement).map(|header| Container::Luks1(Box::new(header)));
         let luks2 = || v2::Header::read(area).map(|header| Container::Luks2(Box::new(header)));
         match header::version(&bytes[..there]) {
             Some(2) if placement == Placement::Embedded => Err(Error::unsupported(
@@ -60,9 +62,9 @@ impl Container {
                  version 1",
             )),
             Some(2) => luks2(),
-            Some(_) => Header::parse(&bytes[..there], placement).map(Container::Luks1),
+            Some(_) => luks1(),
             // What is damaged may be LUKS2, whose second copy is elsewhere.
-            None => luks2().or_else(|_| Header::parse(&bytes[..there], placement).map(Container::Luks1)),
+            None => luks2().or_else(|_| luks1()),
         }
     }
 
@@ -225,7 +227,7 @@ impl Container {
             Container::Luks1(header) => {
                 let mut keys = Luks1Keys::load(area, placement, bounds)?;
                 let done = change(&mut keys);
-                *header = keys.into_header();
+                **header = keys.into_header();
                 done
             }
             Container::Luks2(header) => {

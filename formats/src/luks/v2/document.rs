@@ -33,7 +33,7 @@ impl Object {
     /// # Errors
     /// It is no object.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(malformed)
+        serde_json::from_str(text).map_err(|e| malformed(&e))
     }
 
     /// The object that is the member `name`.
@@ -57,7 +57,7 @@ impl Object {
     /// # Errors
     /// The value cannot be written.
     pub(super) fn set(&mut self, name: &str, value: &Value) -> Result<()> {
-        let text = serde_json::value::to_raw_value(value).map_err(malformed)?;
+        let text = serde_json::value::to_raw_value(value).map_err(|e| malformed(&e))?;
         match self.0.iter_mut().find(|(key, _)| key == name) {
             Some((_, member)) => *member = Member::Text(text),
             None => self.0.push((name.to_owned(), Member::Text(text))),
@@ -133,11 +133,11 @@ impl<'de> Deserialize<'de> for Object {
 pub(super) fn parse(text: &str) -> Result<Value> {
     check_depth(text)?;
     let mut json = serde_json::Deserializer::from_str(text);
-    Unique { path: String::new() }.deserialize(&mut json).map_err(malformed)?;
-    serde_json::from_str(text).map_err(malformed)
+    Unique { path: String::new() }.deserialize(&mut json).map_err(|e| malformed(&e))?;
+    serde_json::from_str(text).map_err(|e| malformed(&e))
 }
 
-fn malformed(e: serde_json::Error) -> Error {
+fn malformed(e: &serde_json::Error) -> Error {
     Error::corrupt(format!("LUKS2 metadata is no valid JSON: {e}"))
 }
 
