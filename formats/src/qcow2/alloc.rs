@@ -5,6 +5,7 @@
 
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
+use super::overlap::Overlap;
 use super::refcount::{self, Change};
 use crate::mapped::{ClusterIndex, HostOffset};
 use block::{Error, Event, Result};
@@ -142,6 +143,7 @@ impl Meta {
             return Err(self.corrupt("Preventing invalid allocation of refcount block at offset 0"));
         }
         let place = g.count_place(ClusterIndex(own));
+        self.guard(block, g.cluster_size(), Overlap::empty())?;
         let mut bytes = vec![0; g.cluster_len()].into_boxed_slice();
         if place.table == table {
             refcount::set(&mut bytes, place.entry, g.refcount_order, 1);
@@ -166,6 +168,7 @@ impl Meta {
         self.caches.write_pointer(at, &block.0.to_be_bytes(), Event("reftable_update"))?;
         let index = usize::try_from(table).map_err(|_| Error::from_errno(nix::libc::EFBIG))?;
         self.reftable[index] = block.0;
+        self.guard.add(self.geometry.index(block).0, Overlap::REFCOUNT_BLOCK);
         Ok(())
     }
 

@@ -74,6 +74,11 @@ impl TableCache {
         Some(&mut slot.bytes)
     }
 
+    /// Whether the table at `at` is here and differs from the file.
+    pub(super) fn is_dirty_at(&self, at: HostOffset) -> bool {
+        self.index.get(&at).is_some_and(|slot| self.slots[*slot].dirty)
+    }
+
     /// Whether any table differs from the file.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty > 0

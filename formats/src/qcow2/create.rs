@@ -13,7 +13,8 @@ use secret::options::Size;
 use serde::Deserialize;
 
 /// How qcow2 images are created.
-pub(super) static ROW: CreateRow = CreateRow { options: &OPTIONS, create, measure: None };
+pub(super) static ROW: CreateRow =
+    CreateRow { options: &OPTIONS, create, measure: Some(super::measure::measure) };
 
 const fn option(
     name: &'static str,
@@ -72,27 +73,27 @@ static OPTIONS: [CreateOption; 22] = [
 
 /// The options as given.
 #[derive(Debug, Deserialize)]
-struct Given {
-    size: Size,
-    cluster_size: Size,
+pub(super) struct Given {
+    pub(super) size: Size,
+    pub(super) cluster_size: Size,
     #[serde(default)]
-    extended_l2: bool,
-    compression_type: Option<String>,
-    compat: Option<String>,
-    backing_file: Option<String>,
-    backing_fmt: Option<String>,
-    data_file: Option<String>,
+    pub(super) extended_l2: bool,
+    pub(super) compression_type: Option<String>,
+    pub(super) compat: Option<String>,
+    pub(super) backing_file: Option<String>,
+    pub(super) backing_fmt: Option<String>,
+    pub(super) data_file: Option<String>,
     #[serde(default)]
-    data_file_raw: bool,
+    pub(super) data_file_raw: bool,
     #[serde(default)]
-    encryption: bool,
-    encrypt: Option<serde_json::Value>,
+    pub(super) encryption: bool,
+    pub(super) encrypt: Option<serde_json::Value>,
     #[serde(default, rename = "legacy-aes-write")]
-    legacy_aes_write: bool,
+    pub(super) legacy_aes_write: bool,
     #[serde(default)]
-    lazy_refcounts: bool,
-    refcount_bits: u64,
-    preallocation: Option<String>,
+    pub(super) lazy_refcounts: bool,
+    pub(super) refcount_bits: u64,
+    pub(super) preallocation: Option<String>,
 }
 
 /// What is to be created, checked.
@@ -172,7 +173,7 @@ pub(super) fn version(compat: Option<&str>) -> Result<Version> {
     }
 }
 
-fn prealloc_mode(name: Option<&str>) -> Result<Prealloc> {
+pub(super) fn prealloc_mode(name: Option<&str>) -> Result<Prealloc> {
     let modes = [Prealloc::Off, Prealloc::Metadata, Prealloc::Falloc, Prealloc::Full];
     let name = name.unwrap_or("off");
     let found = modes.into_iter().find(|mode| mode.name() == name);
@@ -189,7 +190,7 @@ fn compression(name: Option<&str>) -> Result<Compression> {
     }
 }
 
-fn geometry(given: &Given, version: Version) -> Result<Geometry> {
+pub(super) fn geometry(given: &Given, version: Version) -> Result<Geometry> {
     let size = given.cluster_size.0;
     let (least, most) = (1u64 << CLUSTER_BITS.start(), 1u64 << CLUSTER_BITS.end());
     if !size.is_power_of_two() || !(least..=most).contains(&size) {
@@ -246,6 +247,16 @@ fn check(given: &Given, version: Version, prealloc: Prealloc, compression: Compr
         return Ok(());
     };
     Err(Error::invalid(problem))
+}
+
+/// Bytes that the key slots of a new image take.
+pub(super) fn key_area(given: &Given) -> Result<u64> {
+    match &given.encrypt {
+        Some(encrypt) if encrypt["format"] == "luks" => {
+            Err(Error::unsupported("Encrypted qcow2 images cannot be measured yet"))
+        }
+        _ => Ok(0),
+    }
 }
 
 /// Writes the smallest valid image: a header, and a refcount table with one block that counts all three.

@@ -43,6 +43,7 @@ impl Meta {
             return done;
         }
         self.l1 = table;
+        self.guard.forget();
         if old.count > 0 {
             self.caches.settle()?;
             self.free_now(HostOffset(old.offset), u64::from(old.count) * 8, FreedBy::Other)?;
@@ -54,6 +55,7 @@ impl Meta {
     pub(super) fn switch_l1(&mut self, table: &[u64], at: HostOffset) -> Result<()> {
         let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         self.caches.write_fresh(at, &bytes, Event("l1_grow_write_table"))?;
+        self.guard.forget();
         let count = u32::try_from(table.len()).unwrap_or(u32::MAX);
         let pointer = [&count.to_be_bytes()[..], &at.0.to_be_bytes()].concat();
         self.caches.write_pointer(HostOffset(field::L1_SIZE), &pointer, Event("l1_grow_activate_table"))?;
@@ -76,6 +78,7 @@ impl Meta {
         self.caches.write_pointer(at, &vec![0; tail.len() * 8], Event("l1_shrink_free_l2_clusters"))?;
         self.caches.settle()?;
         self.l1[from..].fill(0);
+        self.guard.forget();
         for table in tail.into_iter().filter_map(entry::l2_table) {
             self.free_now(table, self.geometry.cluster_size(), FreedBy::Shrink)?;
         }

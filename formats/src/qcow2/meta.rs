@@ -6,6 +6,7 @@ use super::free::Pending;
 use super::geometry::Geometry;
 use super::header::{Header, Version, field};
 use super::order::{Caches, Tables};
+use super::overlap::{Guard, Overlap};
 use super::snapshot::Snapshot;
 use crate::mapped::{ClusterIndex, GuestOffset, HostOffset, Leases, Pins};
 use block::{Error, Event, Result};
@@ -62,6 +63,8 @@ pub(super) struct Meta {
     /// Bytes the snapshot table takes in the file.
     pub(super) snapshot_bytes: u64,
     pub(super) caches: Caches,
+    /// Keeps metadata from being written over.
+    pub(super) guard: Guard,
     /// No cluster before this one is free.
     pub(super) free_hint: ClusterIndex,
     /// Where the next compressed data may go, inside a cluster that has room.
@@ -69,6 +72,8 @@ pub(super) struct Meta {
     pub(super) pending: Pending,
     pub(super) pins: Pins,
     pub(super) discards: Discards,
+    /// What the guest discards keeps its place in the file.
+    pub(super) keep_discarded: bool,
     pub(super) leases: Leases,
     pub(super) writable: bool,
     /// Refcounts are written lazily, under the dirty bit.
@@ -227,9 +232,22 @@ impl Meta {
     pub(super) fn set_l2_entry(&mut self, at: GuestOffset, entry: L2Entry) -> Result<()> {
         let place = self.l2_place(at)?.ok_or_else(|| Error::from_errno(nix::libc::EIO))?;
         let extended = self.geometry.extended_l2;
+        self.guard_table(Tables::L2, place.slice, Overlap::ACTIVE_L2)?;
         let slice = self.caches.change(Tables::L2, place.slice)?;
         write_l2_entry(&mut slice[place.at..], entry, extended);
         Ok(())
+    }
+
+    /// Refuses to change a cached table that is where other metadata is. What is dirty already was looked at then.
+    pub(super) fn guard_table(&mut self, which: Tables, at: HostOffset, own: Overlap) -> Result<()> {
+        let tables = self.caches.tables(which);
+        match tables.is_dirty_at(at) {
+            true => Ok(()),
+            false => {
+                let len = tables.table_len() as u64;
+                self.guard(at, len, own)
+            }
+        }
     }
 
     /// How many clusters the whole disk has.

@@ -1,7 +1,7 @@
 //! qcow2 images, versions 2 and 3, as QEMU's public specification describes them.
 //!
 //! The rooms: `header`, `extension`, `features`, `entry`, `snapshot` turn bytes into values and back; `geometry` says how
-//! offsets split; `cache` and `order` hold tables and know what must reach the disk before what; `refcount`, `alloc`,
+//! offsets split; `cache` and `order` hold tables and know what must reach the disk before what; `overlap` keeps them from being written over; `refcount`, `alloc`,
 //! `reftable`, `free` manage host clusters; `lookup`, `reserve`, `zero` manage guest clusters; `meta` is what
 //! they all work on and `image` what the shared driver ([`crate::mapped`]) talks to; `open`, `create`, `resize`, `info`
 //! `amend`
@@ -29,10 +29,12 @@ mod image;
 mod info;
 mod l1;
 mod lookup;
+mod measure;
 mod meta;
 mod open;
 mod options;
 mod order;
+mod overlap;
 mod refcount;
 mod reftable;
 mod reserve;
@@ -49,6 +51,7 @@ pub static ROW: DriverRow = DriverRow {
     probe,
     children: &["file", "data-file", "backing"],
     strong_options: &[],
+    compresses: true,
     create: Some(&create::ROW),
     compresses: true,
     amend: &amend::OPTIONS,

@@ -9,6 +9,7 @@ use super::image::Qcow2;
 use super::meta::{Discards, Meta};
 use super::options::Qcow2Options;
 use super::order::Caches;
+use super::overlap::{Guard, Overlap};
 use super::snapshot;
 use crate::mapped::{ClusterIndex, Leases, Mapped, Pins};
 use block::check::Repair;
@@ -133,6 +134,13 @@ impl Qcow2 {
         let snapshots = snapshot::read_table(&file, &header)?;
         let (l2, refcounts) = caches(&header, options)?;
         let caches = Caches::new(file.clone(), data_file.clone(), l2, refcounts);
+        let keep_discarded = options.discard_no_unref.unwrap_or(false);
+        if keep_discarded && header.version < Version::V3 {
+            return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
+        }
+        if options.cache_clean_interval.is_some_and(|seconds| seconds > u32::MAX.into()) {
+            return Err(Error::invalid("Cache clean interval too big"));
+        }
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS));
         let meta = Meta {
             geometry: g,
@@ -141,6 +149,8 @@ impl Qcow2 {
             snapshot_bytes: snapshots.bytes,
             snapshots: snapshots.snapshots,
             caches,
+            guard: Guard::new(Overlap::from_options(options.overlap_check.as_ref())?),
+            keep_discarded,
             free_hint: ClusterIndex(0),
             free_bytes: None,
             pending: Pending::default(),
@@ -240,10 +250,16 @@ fn caches(header: &Header, options: &Qcow2Options) -> Result<(TableCache, TableC
     let default_slice = if max < cover { SMALL_SLICE.min(g.cluster_size()) } else { g.cluster_size() };
     let slice = size(&options.l2_cache_entry_size).unwrap_or(default_slice);
     if slice < 512 || slice > g.cluster_size() || !slice.is_power_of_two() {
-        return Err(Error::invalid(
-            "L2 cache entry size must be a power of two between 512 and the cluster size (",
-        )
-        .context(format!("{})", g.cluster_size())));
+        return Err(Error::invalid(format!(
+            "L2 cache entry size must be a power of two between 512 and the cluster size ({})",
+            g.cluster_size()
+        )));
+    }
+    if max.min(cover) / slice > i32::MAX as u64 {
+        return Err(Error::invalid("L2 cache size too big"));
+    }
+    if refcount_bytes >> g.cluster_bits > i32::MAX as u64 {
+        return Err(Error::invalid("Refcount cache size too big"));
     }
     let slice_len = usize::try_from(slice).unwrap_or(usize::MAX);
     let l2 = TableCache::new(slice_len, max.min(cover).max(2 * slice));

@@ -3,6 +3,7 @@
 use super::geometry::Geometry;
 use super::meta::Meta;
 use super::order::Tables;
+use super::overlap::Overlap;
 use crate::mapped::{ClusterIndex, HostOffset};
 use block::{Error, Result};
 use std::ops::Range;
@@ -91,6 +92,7 @@ impl Meta {
         let place = self.geometry.count_place(cluster);
         let block = self.refblock(place.table).ok_or_else(|| Error::from_errno(nix::libc::EINVAL))?;
         let order = self.geometry.refcount_order;
+        self.guard_table(Tables::Refcounts, block, Overlap::REFCOUNT_BLOCK)?;
         set(self.caches.change(Tables::Refcounts, block)?, place.entry, order, count);
         Ok(())
     }

@@ -130,6 +130,7 @@ impl Meta {
         self.caches.write_pointer(HostOffset(field::REFTABLE_OFFSET), &pointer, event)?;
         let old = std::mem::replace(&mut self.header.reftable, Table { offset: at.0, count });
         self.reftable = table.to_vec();
+        self.guard.forget();
         self.caches.settle()?;
         let old_bytes = u64::from(old.count) << g.cluster_bits;
         self.free_now(HostOffset(old.offset), old_bytes, FreedBy::Other)

@@ -3,10 +3,11 @@
 //! A stretch of a write is one of three: *in place* (clusters of our own that hold data already: nothing to change),
 //! *kept* (clusters of our own whose entry changes: zero clusters, subclusters), or *fresh* (new clusters, contiguous).
 
-use super::entry::{Cluster, L2Entry, SubKind};
+use super::entry::{self, Cluster, L2Entry, SubKind};
 use super::geometry::Geometry;
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
+use super::overlap::Overlap;
 use super::reftable::Room;
 use crate::mapped::{GuestOffset, HostOffset, Lease, Reservation};
 use block::{Error, Event, Result};
@@ -50,6 +51,9 @@ impl Meta {
         }
         let (Way::InPlace(host) | Way::Kept(host)) = way else { unreachable!("fresh is dealt with") };
         let host = host.plus(self.geometry.within(at.0));
+        if !self.external {
+            self.guard(host, covered, Overlap::empty())?;
+        }
         let pin = self.pins.pin(host, covered);
         let lease = match way {
             Way::Kept(first) => Some(self.lease(at, covered, first, false)?),
@@ -115,6 +119,12 @@ impl Meta {
             true => (HostOffset(g.round_down(at.0)), clusters),
             false => self.find_room(clusters, after)?,
         };
+        if !self.external {
+            self.guard(first, count << g.cluster_bits, Overlap::empty())?;
+        }
+        if first.0 == 0 && !self.external {
+            return Err(self.corrupt("Preventing invalid allocation of data cluster at offset 0"));
+        }
         let len = len.min((count << g.cluster_bits) - g.within(at.0));
         let host = first.plus(g.within(at.0));
         let pin = self.pins.pin(first, count << g.cluster_bits);
@@ -134,11 +144,7 @@ impl Meta {
                 return Ok((after, count));
             }
         }
-        let first = self.allocate(clusters)?;
-        if first.0 == 0 {
-            return Err(self.corrupt("Preventing invalid allocation of data cluster at offset 0"));
-        }
-        Ok((first, clusters))
+        Ok((self.allocate(clusters)?, clusters))
     }
 
     /// Leases the clusters of a stretch that will be at `first`.
@@ -238,12 +244,12 @@ impl Meta {
             self.grow_l1(l1_index + 1, Room::Generous)?;
         }
         let old = self.l1_entry(at);
-        if self.l2_place(at)?.is_some() && old & super::entry::COPIED != 0 {
+        if self.l2_place(at)?.is_some() && old & entry::COPIED != 0 {
             return Ok(());
         }
         self.begin_lazy()?;
         self.event("l2_alloc_write");
-        let old_table = super::entry::l2_table(old);
+        let old_table = entry::l2_table(old);
         let table = self.allocate(1)?;
         if table.0 == 0 {
             return Err(self.corrupt("Preventing invalid allocation of L2 table at offset 0"));
@@ -260,6 +266,7 @@ impl Meta {
     }
 
     fn fill_table(&mut self, table: HostOffset, old: Option<HostOffset>) -> Result<()> {
+        self.guard(table, self.geometry.cluster_size(), Overlap::empty())?;
         let mut bytes = vec![0; self.geometry.cluster_len()];
         if let Some(old) = old {
             self.caches.write_back(Tables::L2)?;
@@ -275,11 +282,16 @@ impl Meta {
 
     fn point_l1(&mut self, at: GuestOffset, table: HostOffset) -> Result<()> {
         let index = self.geometry.l1_index(at);
-        let value = table.0 | super::entry::COPIED;
+        let old = entry::l2_table(self.l1_entry(at));
+        let value = table.0 | entry::COPIED;
         let place = HostOffset(self.header.l1.offset).plus(index * 8);
         self.caches.write_pointer(place, &value.to_be_bytes(), Event("l1_update"))?;
         let slot = usize::try_from(index).ok().and_then(|i| self.l1.get_mut(i));
         *slot.ok_or_else(|| Error::from_errno(nix::libc::EIO))? = value;
+        if let Some(old) = old {
+            self.guard.remove(self.geometry.index(old).0, Overlap::ACTIVE_L2);
+        }
+        self.guard.add(self.geometry.index(table).0, Overlap::ACTIVE_L2);
         Ok(())
     }
 }

@@ -216,6 +216,7 @@ impl Meta {
     fn clear_reftable_entry(&mut self, table: u64) {
         if let Some(entry) = usize::try_from(table).ok().and_then(|i| self.reftable.get_mut(i)) {
             *entry = 0;
+            self.guard.forget();
         }
     }
 

@@ -86,7 +86,8 @@ impl Meta {
         let old = self.l2_entry(at)?;
         let cluster = old.cluster(g);
         let compressed = matches!(cluster, Cluster::Compressed(_));
-        let unmap = compressed || flags.contains(ZeroFlags::MAY_UNMAP) && cluster != Cluster::None;
+        let wanted = compressed || flags.contains(ZeroFlags::MAY_UNMAP) && cluster != Cluster::None;
+        let unmap = compressed || wanted && !self.keep_discarded;
         let keep = if unmap { None } else { old.host(g) };
         let new = L2Entry::zero(keep, old.descriptor & super::entry::COPIED, g);
         if new == old {
@@ -94,7 +95,21 @@ impl Meta {
         }
         self.begin_lazy()?;
         self.set_l2_entry(at, new)?;
-        if unmap { self.free_replaced(old, FreedBy::Request) } else { Ok(()) }
+        match keep {
+            None if unmap => self.free_replaced(old, FreedBy::Request)?,
+            Some(host) if wanted => self.discard_kept(host, FreedBy::Request),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the file that a cluster which keeps its place is not needed.
+    fn discard_kept(&self, host: HostOffset, why: FreedBy) {
+        if self.discards.passes(why) {
+            let file = self.caches.data().unwrap_or(self.caches.file());
+            // Space that is not given back is no failure of the operation.
+            let _ = file.discard(host.0..host.0 + self.geometry.cluster_size());
+        }
     }
 
     fn zero_subclusters(&mut self, part: Range<u64>) -> Result<()> {
@@ -117,10 +132,13 @@ impl Meta {
         self.writable_l2(guest)?;
         let old = self.l2_entry(guest)?;
         let stored = old.cluster(g) != Cluster::None;
+        let keep = old.host(g).filter(|_| self.keep_discarded && to == DiscardTo::Zero);
         let new = match to {
             DiscardTo::Backing => L2Entry::default(),
             DiscardTo::Zero if !has_backing && !stored => return Ok(()),
-            DiscardTo::Zero if self.header.version >= Version::V3 => L2Entry::zero(None, 0, g),
+            DiscardTo::Zero if self.header.version >= Version::V3 => {
+                L2Entry::zero(keep, old.descriptor & super::entry::COPIED, g)
+            }
             DiscardTo::Zero => L2Entry::default(),
         };
         if new == old {
@@ -128,7 +146,13 @@ impl Meta {
         }
         self.begin_lazy()?;
         self.set_l2_entry(guest, new)?;
-        self.free_replaced(old, why)
+        match keep {
+            Some(host) => {
+                self.discard_kept(host, why);
+                Ok(())
+            }
+            None => self.free_replaced(old, why),
+        }
     }
 
     /// Tells the data file that a cluster is not needed.

@@ -157,6 +157,7 @@ impl Meta {
         self.geometry = new;
         self.caches.tables(Tables::Refcounts).clear();
         self.reftable = layout.blocks.clone();
+        self.guard.forget();
         self.reftable.resize(usize::try_from((clusters << new.cluster_bits) / 8).unwrap_or(usize::MAX), 0);
         let (header, blocks) = old;
         for block in blocks.into_iter().map(|entry| entry & refcount::REFTABLE_OFFSET).filter(|b| *b != 0) {

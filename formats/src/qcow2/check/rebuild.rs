@@ -43,6 +43,7 @@ impl Checker<'_> {
         self.meta.caches.settle()?;
         self.meta.header.reftable = Table { offset: at.0, count };
         self.meta.reftable = table.chunks_exact(8).map(|b| crate::qcow2::header::be64(b, 0)).collect();
+        self.meta.guard.forget();
         self.meta.free_hint = ClusterIndex(0);
         self.meta.free_bytes = None;
         Ok(())

@@ -54,6 +54,7 @@ impl Snapshots for Qcow2 {
         }
         let index = meta.snapshot_index(id)?;
         meta.l1 = meta.snapshot_l1(index)?;
+        meta.guard.forget();
         meta.caches.tables(Tables::L2).clear();
         Ok(())
     }
@@ -172,6 +173,7 @@ impl Meta {
             return Err(e);
         }
         self.l1 = new;
+        self.guard.forget();
         self.caches.settle()?;
         self.drop_references(&old, FreedBy::Snapshot)?;
         self.free_now(HostOffset(place.offset), u64::from(place.count) * 8, FreedBy::Other)?;
@@ -226,6 +228,7 @@ impl Meta {
         let old = std::mem::replace(&mut self.header.snapshots, Table { offset: at.0, count });
         let old_bytes = std::mem::replace(&mut self.snapshot_bytes, bytes.len() as u64);
         self.snapshots = all;
+        self.guard.forget();
         if old_bytes > 0 {
             self.free_now(HostOffset(old.offset), old_bytes, FreedBy::Snapshot)?;
         }
