@@ -283,6 +283,7 @@ fn fill(file: &Child, data_file: Option<Child>, plan: Plan, encryption: &NewEncr
         encryption: Encryption::default(),
         writable: true,
         discard: false,
+        checking: false,
     };
     let header = Header { backing_file: None, ..plan.header.clone() };
     let image = open::over(header, parts)?;

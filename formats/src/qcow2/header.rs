@@ -162,12 +162,21 @@ impl Prologue {
     }
 }
 
+/// How strictly a header is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Everything has to be right.
+    All,
+    /// What a check can mend may be wrong: the number of snapshots, a missing refcount table.
+    Checking,
+}
+
 impl Header {
     /// Parses the first cluster of the file.
     ///
     /// # Errors
     /// The first rule of the specification that does not hold.
-    pub(super) fn parse(prologue: &Prologue, cluster: &[u8]) -> Result<Self> {
+    pub(super) fn parse(prologue: &Prologue, cluster: &[u8], rules: Rules) -> Result<Self> {
         let fields = &cluster[..prologue.header_len];
         let v3 = prologue.version == Version::V3;
         let bits = |at| if v3 { be64(fields, at) } else { 0 };
@@ -199,7 +208,7 @@ impl Header {
             backing_file: None,
             extensions: Extensions::default(),
         };
-        header.check_tables()?;
+        header.check_tables(rules)?;
         let extensions = Extensions::parse(area, crypt)?;
         if crypt == CryptMethod::Luks && extensions.crypto.is_none() {
             return invalid("Missing CRYPTO header for crypt method 2");
@@ -208,14 +217,15 @@ impl Header {
         Ok(Header { extensions, backing_file, ..header })
     }
 
-    fn check_tables(&self) -> Result<()> {
+    fn check_tables(&self, rules: Rules) -> Result<()> {
         let g = self.geometry;
         let reftable_bytes = u64::from(self.reftable.count) << g.cluster_bits;
-        if self.reftable.count == 0 {
+        if self.reftable.count == 0 && rules == Rules::All {
             return invalid("Image does not contain a reference count table");
         }
         check_table(self.reftable.offset, reftable_bytes, MAX_REFTABLE_BYTES, g, "Reference count table")?;
-        let least_snapshot = u64::from(self.snapshots.count) * 40;
+        let counted = if rules == Rules::All { self.snapshots.count } else { 0 };
+        let least_snapshot = u64::from(counted) * 40;
         check_table(
             self.snapshots.offset,
             least_snapshot,

@@ -60,6 +60,8 @@ pub(super) struct Meta {
     /// The refcount table.
     pub(super) reftable: Vec<u64>,
     pub(super) snapshots: Vec<Snapshot>,
+    /// The snapshot table has not been read: the image is open to be checked.
+    pub(super) snapshots_unread: bool,
     /// Bytes the snapshot table takes in the file.
     pub(super) snapshot_bytes: u64,
     pub(super) caches: Caches,

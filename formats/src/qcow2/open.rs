@@ -4,13 +4,13 @@ use super::cache::TableCache;
 use super::crypt::Encryption;
 use super::features::{Autoclear, Compatible, Incompatible};
 use super::free::Pending;
-use super::header::{Header, Prologue, Version};
+use super::header::{Header, Prologue, Rules, Version};
 use super::image::Qcow2;
 use super::meta::{Discards, Meta};
 use super::options::Qcow2Options;
 use super::order::Caches;
 use super::overlap::{Guard, Overlap};
-use super::snapshot;
+use super::snapshot::{self, Excess, SnapshotTable};
 use crate::mapped::{ClusterIndex, Leases, Mapped, Pins};
 use block::check::Repair;
 use block::graph::OpenCtx;
@@ -35,6 +35,8 @@ pub(super) struct Parts {
     pub(super) writable: bool,
     /// Discards of the guest are passed on unless options say otherwise.
     pub(super) discard: bool,
+    /// It is opened to be checked.
+    pub(super) checking: bool,
 }
 
 /// Opens an image, as the driver table does.
@@ -42,7 +44,8 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: Qcow2Options = ctx.options()?;
     let perms = file_perms(ctx);
     let file = ctx.child("file", perms)?;
-    let header = read_header(&file)?;
+    let rules = if ctx.flags.repair { Rules::Checking } else { Rules::All };
+    let header = read_header(&file, rules)?;
     if header.has(Incompatible::CORRUPT) && ctx.flags.writable && !ctx.flags.repair {
         return Err(Error::new(
             block::Kind::ReadOnly,
@@ -59,6 +62,7 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         encryption,
         writable: ctx.flags.writable,
         discard: ctx.flags.discard,
+        checking: ctx.flags.repair,
     };
     let image = Qcow2::new(header, parts, &options)?;
     image.begin_use(ctx.flags.repair)?;
@@ -78,13 +82,13 @@ fn file_perms(ctx: &OpenCtx<'_>) -> Perms {
 ///
 /// # Errors
 /// What is wrong with it, or the file's.
-pub(super) fn read_header(file: &Child) -> Result<Header> {
+pub(super) fn read_header(file: &Child, rules: Rules) -> Result<Header> {
     let mut head = [0; super::header::V3_LEN];
     file.read_exact(0, &mut head).context(|| "Could not read qcow2 header")?;
     let prologue = Prologue::parse(&head)?;
     let mut cluster = vec![0; prologue.cluster_len()];
     file.read_exact(0, &mut cluster).context(|| "Could not read qcow2 header")?;
-    Header::parse(&prologue, &cluster)
+    Header::parse(&prologue, &cluster, rules)
 }
 
 fn open_data_file(ctx: &mut OpenCtx<'_>, header: &Header, perms: Perms) -> Result<Option<Child>> {
@@ -125,13 +129,17 @@ impl Qcow2 {
     /// Tables that cannot be read, or options that cannot be met.
     pub(super) fn new(header: Header, parts: Parts, options: &Qcow2Options) -> Result<Self> {
         let g = header.geometry;
-        let Parts { file, data_file, backing, encryption, writable, discard } = parts;
+        let Parts { file, data_file, backing, encryption, writable, discard, checking } = parts;
         let l1 = read_numbers(&file, header.l1.offset, header.l1.count.into())
             .map_err(|e| Error::from_errno(e.errno()).context("Could not read L1 table"))?;
         let entries = u64::from(header.reftable.count) << (g.cluster_bits - 3);
         let reftable = read_numbers(&file, header.reftable.offset, entries)
             .map_err(|e| Error::from_errno(e.errno()).context("Could not initialize refcount handling"))?;
-        let snapshots = snapshot::read_table(&file, &header)?;
+        // A check reads it for itself, and mends it.
+        let snapshots = match checking {
+            true => SnapshotTable::default(),
+            false => snapshot::read_table(&file, header.snapshots, Excess::Refuse)?,
+        };
         let (l2, refcounts) = caches(&header, options)?;
         let caches = Caches::new(file.clone(), data_file.clone(), l2, refcounts);
         let keep_discarded = options.discard_no_unref.unwrap_or(false);
@@ -148,6 +156,7 @@ impl Qcow2 {
             reftable,
             snapshot_bytes: snapshots.bytes,
             snapshots: snapshots.snapshots,
+            snapshots_unread: checking,
             caches,
             guard: Guard::new(Overlap::from_options(options.overlap_check.as_ref())?),
             keep_discarded,

@@ -1,6 +1,7 @@
 //! Comparing the refcounts of the image with the references counted.
 
 use super::Checker;
+use super::blocks::Blocks;
 use crate::mapped::ClusterIndex;
 use block::Result;
 use block::check::Repair;
@@ -9,8 +10,9 @@ impl Checker<'_> {
     /// Compares every cluster, mending what `repair` allows; gives one more than the last cluster in use.
     pub(super) fn compare(&mut self, repair: Repair) -> Result<u64> {
         let mut end = 0;
+        let mut blocks = Blocks::default();
         for cluster in (0..self.counts.len()).map(ClusterIndex) {
-            let stored = match self.meta.refcount(cluster) {
+            let stored = match blocks.refcount(self.meta, cluster) {
                 Ok(stored) => stored,
                 Err(e) => {
                     (self.report)(&format!("Can't get refcount for cluster {}: {}", cluster.0, e.strerror()));

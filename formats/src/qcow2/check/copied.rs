@@ -1,8 +1,9 @@
 //! The copied flags of the active tables: set exactly where the refcount is one.
 
 use super::Checker;
+use super::blocks::Blocks;
 use crate::mapped::HostOffset;
-use crate::qcow2::entry::{self, COPIED, Cluster};
+use crate::qcow2::entry::{self, COPIED};
 use crate::qcow2::meta::{L2Entries, write_l2_entry};
 use block::check::Repair;
 use block::{Event, Result};
@@ -12,6 +13,7 @@ impl Checker<'_> {
     pub(super) fn check_copied(&mut self) -> Result<()> {
         let clean = self.result.check_errors == 0 && self.result.corruptions == 0 && self.result.leaks == 0;
         let mend = self.repair.mends_errors() || self.repair == Repair::Leaks && clean;
+        let mut blocks = Blocks::default();
         for index in 0..self.meta.l1.len() {
             let value = self.meta.l1[index];
             let Some(table) = entry::l2_table(value) else { continue };
@@ -26,26 +28,23 @@ impl Checker<'_> {
                     self.meta.caches.write_pointer(at, &right.to_be_bytes(), Event("l1_update"))?;
                 }
             }
-            self.check_copied_in(table, mend)?;
+            self.check_copied_in(table, mend, &mut blocks)?;
         }
         Ok(())
     }
 
-    fn check_copied_in(&mut self, table: HostOffset, mend: bool) -> Result<()> {
+    fn check_copied_in(&mut self, table: HostOffset, mend: bool, blocks: &mut Blocks) -> Result<()> {
         let g = self.meta.geometry;
         let size = if g.extended_l2 { 16 } else { 8 };
         let mut bytes = vec![0; g.cluster_len()];
         self.meta.caches.file().read_exact(table.0, &mut bytes)?;
-        let entries: Vec<_> = L2Entries::new(&bytes, g.extended_l2)
-            .enumerate()
-            .filter(|(_, entry)| !entry.is_empty() && matches!(entry.cluster(g), Cluster::Standard(_)))
-            .collect();
         let mut dirty = false;
-        for (i, mut entry) in entries {
-            let Some(host) = entry.host(g) else { continue };
+        for i in 0..bytes.len() / size {
+            let entry = L2Entries::new(&bytes[i * size..], g.extended_l2).next().unwrap_or_default();
+            let (Some(host), mut entry) = (entry.host(g), entry) else { continue };
             let refcount = match self.meta.external {
                 true => Ok(1),
-                false => self.meta.refcount(g.index(host)),
+                false => blocks.refcount(self.meta, g.index(host)),
             };
             let Ok(refcount) = refcount else { continue };
             let Some(right) = corrected(entry.descriptor, refcount) else { continue };

@@ -4,10 +4,12 @@
 //! Works on a quiesced image whose caches were written back; tables are read past the L2 cache, which is emptied at
 //! the end. Lines of text and their order are those of QEMU's tools.
 
+mod blocks;
 mod compare;
 mod copied;
 mod counts;
 mod rebuild;
+mod snapshots;
 mod walk;
 
 use super::features::Incompatible;
@@ -26,6 +28,8 @@ pub(super) struct Checker<'a> {
     repair: Repair,
     /// The refcounts cannot be mended one by one.
     rebuild: bool,
+    /// Length of the file when counting began.
+    file_len: u64,
     report: &'a mut dyn FnMut(&str),
 }
 
@@ -73,9 +77,13 @@ impl<'a> Checker<'a> {
         let clusters = Clusters { total: meta.guest_clusters(), ..Clusters::default() };
         let result = CheckResult { clusters, ..CheckResult::default() };
         let counts = Counts::default();
-        let mut checker = Checker { meta, counts, result, repair, rebuild: false, report };
+        let mut checker = Checker { meta, counts, result, repair, rebuild: false, file_len: 0, report };
+        let mut table = checker.check_snapshot_table()?;
         checker.check_refcounts()?;
         checker.check_copied()?;
+        checker.mend_snapshot_table(&mut table)?;
+        checker.result.corruptions += table.corruptions;
+        checker.result.corruptions_fixed += table.corruptions_fixed;
         Ok(checker.result)
     }
 

@@ -24,6 +24,7 @@ impl Checker<'_> {
     pub(super) fn count_references(&mut self, repair: Repair) -> Result<()> {
         let g = self.meta.geometry;
         let file_len = self.meta.caches.file().len()?;
+        self.file_len = file_len;
         self.counts = super::Counts::new(g.clusters(file_len));
         // The header.
         self.refer(0, g.cluster_size())?;
@@ -50,7 +51,7 @@ impl Checker<'_> {
         if len == 0 {
             return Ok(());
         }
-        let file_len = self.meta.caches.file().len()?;
+        let file_len = self.file_len;
         let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
         let beyond = end.is_none_or(|end| end.saturating_sub(file_len) >= g.cluster_size());
         if beyond {
@@ -280,6 +281,7 @@ impl Checker<'_> {
         };
         match resized {
             Ok(()) => {
+                self.file_len = self.meta.caches.file().len()?;
                 self.result.corruptions_fixed += 1;
                 self.refer(at, g.cluster_size())
             }

@@ -5,4 +5,4 @@ mod operations;
 mod references;
 mod table;
 
-pub(super) use table::{Snapshot, read_table};
+pub(super) use table::{Excess, Snapshot, SnapshotTable, read_table};

@@ -1,7 +1,7 @@
 //! The snapshot table: entries to bytes and back (specification, "Snapshots").
 
-use crate::qcow2::header::{Header, MAX_SNAPSHOTS, be32, be64};
-use block::{Child, Error, Result};
+use crate::qcow2::header::{MAX_SNAPSHOTS, Table, be32, be64};
+use block::{Child, Context, Error, Result};
 
 /// Bytes of an entry before its variable part.
 const FIXED: usize = 40;
@@ -34,22 +34,15 @@ pub(in crate::qcow2) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Parses the entry at the beginning of `bytes`; gives its length too. `None` when it does not fit.
-    fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
-        let fixed = bytes.get(..FIXED)?;
-        let be16 = |at: usize| usize::from(u16::from_be_bytes([fixed[at], fixed[at + 1]]));
-        let (id_len, name_len, extra_len) = (be16(12), be16(14), be32(fixed, 36) as usize);
-        let extra = bytes.get(FIXED..FIXED.checked_add(extra_len)?)?;
-        let text = |at: usize, len: usize| {
-            let at = FIXED + extra_len + at;
-            bytes.get(at..at + len).map(|b| String::from_utf8_lossy(b).into_owned())
-        };
+    /// An entry of which `extra` is what was read of its extra data.
+    fn parse(fixed: &[u8], extra: &[u8], id: &[u8], name: &[u8]) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let known = |at: usize| (extra.len() >= at + 8).then(|| be64(extra, at));
-        let snapshot = Snapshot {
+        Snapshot {
             l1_offset: be64(fixed, 0),
             l1_size: be32(fixed, 8),
-            id: text(0, id_len)?,
-            name: text(id_len, name_len)?,
+            id: text(id),
+            name: text(name),
             date_sec: be32(fixed, 16),
             date_nsec: be32(fixed, 20),
             vm_clock_nsec: be64(fixed, 24),
@@ -57,8 +50,7 @@ impl Snapshot {
             disk_size: known(8),
             icount: known(16),
             unknown_extra: extra.get(KNOWN_EXTRA..).unwrap_or_default().to_vec(),
-        };
-        Some((snapshot, (FIXED + extra_len + id_len + name_len).next_multiple_of(8)))
+        }
     }
 
     /// The entry as written, padded, for a disk of `disk_size` bytes unless it says otherwise.
@@ -95,50 +87,107 @@ pub(in crate::qcow2) struct SnapshotTable {
     pub(in crate::qcow2) snapshots: Vec<Snapshot>,
     /// Bytes it takes in the file.
     pub(in crate::qcow2) bytes: u64,
+    /// Snapshots left out because the table is too long, and entries of which extra data was left out.
+    pub(in crate::qcow2) discarded: u64,
 }
 
-/// Reads the snapshot table, a piece at a time, so that a false count costs no memory.
+/// What to do with a table that is beyond the limits.
+pub(in crate::qcow2) enum Excess<'a> {
+    /// Refuse it.
+    Refuse,
+    /// Leave out what is too much, and say so.
+    Discard(&'a mut dyn FnMut(&str)),
+}
+
+/// Reads small parts of a file, some more at a time.
+struct Window<'a> {
+    file: &'a Child,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// How much is read at a time, in bytes.
+    const STEP: usize = 65536;
+
+    fn part(&mut self, at: u64, len: usize) -> Result<&[u8]> {
+        let end = self.at + self.bytes.len() as u64;
+        if at < self.at || at + len as u64 > end {
+            self.bytes.resize(len.max(Self::STEP), 0);
+            self.file.read_exact(at, &mut self.bytes).context(|| "Failed to read snapshot table")?;
+            self.at = at;
+        }
+        let start = usize::try_from(at - self.at).unwrap_or(usize::MAX);
+        Ok(&self.bytes[start..start + len])
+    }
+}
+
+/// Reads the snapshot table. A false count costs no memory: the table is read a piece at a time, up to its limit.
 ///
 /// # Errors
 /// A table too large, an entry with too much extra data, or the file's.
-pub(in crate::qcow2) fn read_table(file: &Child, header: &Header) -> Result<SnapshotTable> {
-    let mut table = SnapshotTable::default();
-    let mut window = Vec::new();
-    let mut start = 0;
-    for index in 0..header.snapshots.count {
-        let entry = loop {
-            if let Some(entry) = Snapshot::parse(&window[start..]) {
-                break entry;
-            }
-            check_extra(&window[start..], index)?;
-            window.drain(..start);
-            start = 0;
-            let read = window.len();
-            if read > MAX_EXTRA + FIXED + 2 * 65536 {
-                return Err(Error::from_errno(nix::libc::EFBIG).context("Snapshot table is too large"));
-            }
-            window.resize(read + 65536, 0);
-            let at = header.snapshots.offset + table.bytes + read as u64;
-            file.read_exact(at, &mut window[read..])
-                .map_err(|e| e.context("Failed to read snapshot table"))?;
-        };
-        check_extra(&window[start..], index)?;
-        start += entry.1.min(window.len() - start);
-        table.bytes += entry.1 as u64;
-        table.snapshots.push(entry.0);
-        if table.bytes > MAX_TABLE {
-            return Err(Error::from_errno(nix::libc::EFBIG).context("Snapshot table is too large"));
+pub(in crate::qcow2) fn read_table(
+    file: &Child,
+    table: Table,
+    mut excess: Excess<'_>,
+) -> Result<SnapshotTable> {
+    let mut found = SnapshotTable::default();
+    let mut window = Window { file, at: 0, bytes: Vec::new() };
+    for index in 0..table.count {
+        let at = table.offset + found.bytes;
+        let fixed: [u8; FIXED] = window.part(at, FIXED)?.try_into().unwrap_or([0; FIXED]);
+        let extra_len = be32(&fixed, 36) as usize;
+        if extra_len > MAX_EXTRA {
+            found.discarded += excess.extra(index, extra_len)?;
         }
+        let be16 = |at: usize| usize::from(u16::from_be_bytes([fixed[at], fixed[at + 1]]));
+        let (id_len, name_len) = (be16(12), be16(14));
+        let extra = window.part(at + FIXED as u64, extra_len.min(MAX_EXTRA))?.to_vec();
+        let names = window.part(at + (FIXED + extra_len) as u64, id_len + name_len)?;
+        let snapshot = Snapshot::parse(&fixed, &extra, &names[..id_len], &names[id_len..]);
+        let len = (FIXED + extra_len + id_len + name_len).next_multiple_of(8) as u64;
+        if found.bytes + len > MAX_TABLE {
+            found.discarded += excess.snapshots(table.count - index)?;
+            break;
+        }
+        found.bytes += len;
+        found.snapshots.push(snapshot);
     }
-    Ok(table)
+    Ok(found)
 }
 
-fn check_extra(entry: &[u8], index: u32) -> Result<()> {
-    if be32(entry, 36) as usize > MAX_EXTRA {
-        return Err(Error::invalid(format!("Too much extra metadata in snapshot table entry {index}"))
-            .with_hint("You can force-remove this extra metadata with qemu-img check -r all"));
+impl Excess<'_> {
+    /// An entry has `len` bytes of extra data.
+    fn extra(&mut self, index: u32, len: usize) -> Result<u64> {
+        match self {
+            Excess::Refuse => {
+                Err(Error::invalid(format!("Too much extra metadata in snapshot table entry {index}"))
+                    .with_errno(nix::libc::EFBIG)
+                    .with_hint("You can force-remove this extra metadata with qemu-img check -r all"))
+            }
+            Excess::Discard(say) => {
+                say(&format!(
+                    "Discarding too much extra metadata in snapshot table entry {index} ({len} > {MAX_EXTRA})"
+                ));
+                Ok(1)
+            }
+        }
     }
-    Ok(())
+
+    /// There is no room in the table for the last `count` snapshots.
+    fn snapshots(&mut self, count: u32) -> Result<u64> {
+        match self {
+            Excess::Refuse => Err(Error::invalid("Snapshot table is too big")
+                .with_errno(nix::libc::EFBIG)
+                .with_hint(format!(
+                    "You can force-remove all {count} overhanging snapshots with qemu-img check -r all"
+                ))),
+            Excess::Discard(say) => {
+                say(&format!("Discarding {count} overhanging snapshots (snapshot table is too big)"));
+                Ok(count.into())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -162,8 +211,13 @@ mod tests {
         };
         let bytes = snapshot.to_bytes(0);
         assert_eq!(bytes.len() % 8, 0);
-        let (back, len) = Snapshot::parse(&bytes).unwrap();
-        assert_eq!((back, len), (snapshot, bytes.len()));
-        assert!(Snapshot::parse(&bytes[..60]).is_none());
+        let names = FIXED + KNOWN_EXTRA + 5;
+        let back = Snapshot::parse(
+            &bytes[..FIXED],
+            &bytes[FIXED..names],
+            &bytes[names..names + 1],
+            &bytes[names + 1..names + 6],
+        );
+        assert_eq!(back, snapshot);
     }
 }
