@@ -79,7 +79,7 @@ impl OpenCtx<'_> {
     /// The child's failure to open.
     pub fn child_named(&mut self, role: &'static str, filename: &str, perms: Perms) -> Result<Child> {
         let source = self.source_named(role, Some(filename.to_owned()), None)?;
-        self.attach(role, source, perms).context(|| format!("Could not open {role} file"))
+        self.attach(role, source, perms)
     }
 
     /// Opens the backing file, read-only: the one options describe, else the one the image names. `None` without

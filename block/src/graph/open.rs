@@ -163,7 +163,8 @@ pub(super) fn open_child(
         return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
     }
     let mut flags = below(parent.flags);
-    flags.writable &= perms.own.contains(super::Perm::WRITE);
+    // While probing, nobody has said yet what the node is going to be used for.
+    flags.writable &= perms.own.is_empty() || perms.own.contains(super::Perm::WRITE);
     let opener = Opener { env: parent.env, flags, perms, depth, guessed: false };
     match source {
         ChildSource::Describe { filename, options } => {

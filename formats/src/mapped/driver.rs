@@ -110,6 +110,11 @@ impl<F: MappedFormat> Driver for Mapped<F> {
     }
 
     fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
+        let tail = self.format.stale_tail(to)?;
+        if !tail.is_empty() {
+            let zeroes = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(usize::MAX)];
+            self.write_at(GuestOffset(tail.start), &IoVec::from(&*zeroes))?;
+        }
         self.format.truncate(q, to)
     }
 

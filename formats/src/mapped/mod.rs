@@ -172,6 +172,13 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
     /// Writes metadata back.
     fn flush(&self, level: Level) -> Result<()>;
 
+    /// What has to be written with zeroes before the size is changed, so that the disk does not end in the middle of
+    /// something that would show.
+    fn stale_tail(&self, to: Resize) -> Result<Range<u64>> {
+        let _ = to;
+        Ok(0..0)
+    }
+
     /// Changes the virtual size.
     fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()>;
 

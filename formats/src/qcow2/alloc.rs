@@ -3,6 +3,7 @@
 //! A cluster is free when its refcount is 0. Where a refcount block is missing, one is made first, and the search then
 //! starts over at the same place: the block may have taken what the search had found.
 
+use super::entry;
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::overlap::Overlap;
@@ -26,8 +27,13 @@ impl Meta {
     /// # Errors
     /// `EFBIG` past the largest file there can be, or the file's.
     pub(super) fn allocate(&mut self, count: u64) -> Result<HostOffset> {
+        self.allocate_below(count, i64::MAX as u64)
+    }
+
+    /// Like [`Meta::allocate`], all of it before the offset `limit`.
+    fn allocate_below(&mut self, count: u64, limit: u64) -> Result<HostOffset> {
         loop {
-            let run = self.find_free(count)?;
+            let run = self.find_free(count, limit)?;
             if self.pending.lowest_freed().is_some_and(|lowest| lowest.0 < run.end)
                 && self.release_pending()?
             {
@@ -82,21 +88,22 @@ impl Meta {
     /// Where `len` bytes of compressed data go, with the clusters they touch counted.
     fn place_bytes(&mut self, len: u64) -> Result<HostOffset> {
         let g = self.geometry;
+        let limit = entry::compressed_limit(g);
         let rest = self.free_bytes.map_or(0, |at| g.round_up(at.0) - at.0);
         // Room in the cluster begun last, alone or together with the one that follows it.
-        let fresh = if rest >= len { None } else { Some(self.allocate(1)?) };
+        let fresh = if rest >= len { None } else { Some(self.allocate_below(1, limit)?) };
         match (self.free_bytes, fresh) {
             (Some(at), fresh) if rest > 0 && fresh.is_none_or(|fresh| g.round_up(at.0) == fresh.0) => {
                 self.change_refcounts(g.index(at).0..g.index(at).0 + 1, Change::Up)?;
                 Ok(at)
             }
             (_, Some(fresh)) => Ok(fresh),
-            (_, None) => self.allocate(1),
+            (_, None) => self.allocate_below(1, limit),
         }
     }
 
     /// The first run of `count` free clusters from the hint on; the hint moves past it.
-    fn find_free(&mut self, count: u64) -> Result<Range<u64>> {
+    fn find_free(&mut self, count: u64, limit: u64) -> Result<Range<u64>> {
         let mut start = self.free_hint.0;
         let mut end = start;
         while end - start < count {
@@ -105,7 +112,7 @@ impl Meta {
             }
             end += 1;
         }
-        if end - 1 > i64::MAX as u64 >> self.geometry.cluster_bits {
+        if end.saturating_sub(1) > (limit - 1) >> self.geometry.cluster_bits {
             return Err(Error::from_errno(nix::libc::EFBIG));
         }
         self.free_hint = ClusterIndex(end);
@@ -137,7 +144,7 @@ impl Meta {
     fn make_refblock(&mut self, table: u64, run: &Range<u64>) -> Result<()> {
         let g = self.geometry;
         self.event("refblock_alloc");
-        let own = self.find_free(1)?.start;
+        let own = self.find_free(1, i64::MAX as u64)?.start;
         let block = g.host(ClusterIndex(own));
         if block.0 == 0 {
             return Err(self.corrupt("Preventing invalid allocation of refcount block at offset 0"));

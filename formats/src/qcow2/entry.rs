@@ -115,6 +115,18 @@ impl L2Entry {
         self == L2Entry::default()
     }
 
+    /// Whether any subcluster contradicts the specification.
+    pub(super) fn is_invalid(self, geometry: Geometry) -> bool {
+        if !geometry.extended_l2 {
+            return false;
+        }
+        match self.cluster(geometry) {
+            Cluster::Compressed(_) => self.bitmap != 0,
+            Cluster::None => self.any_data(),
+            Cluster::Standard(_) => self.bitmap & self.bitmap >> SUBCLUSTERS & ALL != 0,
+        }
+    }
+
     /// What subcluster `index` is (0 without extended entries).
     pub(super) fn kind(self, index: u32, geometry: Geometry) -> SubKind {
         let cluster = self.cluster(geometry);
@@ -158,6 +170,11 @@ impl L2Entry {
 
 fn mask(range: std::ops::Range<u32>) -> u64 {
     (1u64 << range.end) - (1u64 << range.start)
+}
+
+/// The first host offset that is too far for compressed data.
+pub(super) fn compressed_limit(geometry: Geometry) -> u64 {
+    1 << compressed_shift(geometry)
 }
 
 /// Where the sector count begins in a compressed descriptor.

@@ -59,14 +59,14 @@ impl Extensions {
     pub(super) fn parse(area: &[u8], crypt: CryptMethod) -> Result<Self> {
         let mut found = Extensions::default();
         let mut rest = area;
-        while rest.len() >= 8 {
+        while !rest.is_empty() {
             let (magic, len) = (be32(rest, 0), be32(rest, 4) as usize);
+            let Some(data) = rest.get(8..).and_then(|data| data.get(..len)) else {
+                return Err(Error::corrupt("Header extension too large").with_errno(nix::libc::EINVAL));
+            };
             if magic == END {
                 break;
             }
-            let Some(data) = rest[8..].get(..len) else {
-                return Err(Error::corrupt("Header extension too large").with_errno(nix::libc::EINVAL));
-            };
             found.take(magic, data, crypt)?;
             rest = rest[8..].get(len.next_multiple_of(8)..).unwrap_or_default();
         }

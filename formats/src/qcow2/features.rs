@@ -85,7 +85,8 @@ pub(super) fn name_table() -> Vec<u8> {
 pub(super) fn describe_unknown(bits: Incompatible, table: &[u8]) -> String {
     let mut left = bits.bits();
     let mut names = Vec::new();
-    for entry in table.chunks_exact(NAME_ENTRY) {
+    // The last name may be cut short.
+    for entry in table.chunks(NAME_ENTRY).filter(|entry| entry.len() > 2) {
         let bit = 1u64.checked_shl(entry[1].into()).unwrap_or(0);
         if entry[0] == 0 && left & bit != 0 {
             left &= !bit;

@@ -58,6 +58,7 @@ impl Geometry {
     }
 
     /// The largest reference count that can be stored.
+    #[inline]
     pub(super) fn max_refcount(self) -> u64 {
         if self.refcount_order == 6 { u64::MAX } else { (1 << self.refcount_bits()) - 1 }
     }
@@ -83,6 +84,7 @@ impl Geometry {
     }
 
     /// What is left of an offset within its cluster.
+    #[inline]
     pub(super) fn within(self, at: u64) -> u64 {
         at & (self.cluster_size() - 1)
     }
@@ -103,6 +105,7 @@ impl Geometry {
     }
 
     /// The cluster a host offset is in.
+    #[inline]
     pub(super) fn index(self, at: HostOffset) -> ClusterIndex {
         ClusterIndex(at.0 >> self.cluster_bits)
     }

@@ -276,6 +276,10 @@ impl MappedFormat for Qcow2 {
         self.file.flush(level)
     }
 
+    fn stale_tail(&self, to: Resize) -> Result<Range<u64>> {
+        self.tail_to_zero(to)
+    }
+
     fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
         self.resize(q, to)
     }

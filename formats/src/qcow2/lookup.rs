@@ -1,7 +1,7 @@
 //! Where a guest range is: L1, L2, and how far a run of one kind goes.
 
 use super::entry::{self, Cluster, CompressedCluster, L2Entry, SubKind};
-use super::meta::Meta;
+use super::meta::{Meta, hex};
 use crate::mapped::{Found, GuestOffset, HostOffset, Place};
 use block::{Error, Result};
 
@@ -45,7 +45,7 @@ impl Meta {
             (None, Some((_, text))) => {
                 let (l2, index) = (entry::l2_table(self.l1_entry(at)), g.l2_index(at));
                 let l2 = l2.map_or(0, |table| table.0);
-                Err(self.corrupt(format!("{text} (L2 offset: {l2:#x}, L2 index: {index:#x})")))
+                Err(self.corrupt(format!("{text} (L2 offset: {l2:#x}, L2 index: {})", hex(index))))
             }
             (None, None) => Err(Error::from_errno(nix::libc::EIO)),
         }
@@ -114,7 +114,7 @@ fn extend(
         let here = host.map(|h| h.plus(g.within(at.0)));
         let len = g.subcluster_size() - at.0 % g.subcluster_size();
         match run {
-            _ if kind == SubKind::Invalid => return Err("Invalid cluster entry found".to_owned()),
+            _ if kind == SubKind::Invalid => return Err("Invalid cluster entry found ".to_owned()),
             None => *run = Some(Run { kind, host: here, len }),
             Some(run) if run.kind == kind && continues(run, here) => run.len += len,
             Some(_) => return Ok(More::No),

@@ -186,7 +186,7 @@ impl Meta {
         if self.geometry.within(table.0) != 0 {
             let l1_index = self.geometry.l1_index(at);
             return Err(
-                self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {l1_index:#x})"))
+                self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {})", hex(l1_index)))
             );
         }
         Ok(Some(self.place_in(table, at)))
@@ -258,6 +258,11 @@ impl Meta {
     }
 }
 
+/// A number as messages show it: hexadecimal, but for 0.
+pub(super) fn hex(number: u64) -> String {
+    if number == 0 { "0".to_owned() } else { format!("{number:#x}") }
+}
+
 /// Writes an entry at the beginning of `bytes`.
 pub(super) fn write_l2_entry(bytes: &mut [u8], entry: L2Entry, extended: bool) {
     bytes[..8].copy_from_slice(&entry.descriptor.to_be_bytes());
@@ -283,6 +288,7 @@ impl<'a> L2Entries<'a> {
 impl Iterator for L2Entries<'_> {
     type Item = L2Entry;
 
+    #[inline]
     fn next(&mut self) -> Option<L2Entry> {
         let (first, rest) = self.bytes.split_first_chunk::<8>()?;
         let descriptor = u64::from_be_bytes(*first);

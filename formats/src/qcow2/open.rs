@@ -199,7 +199,7 @@ impl Qcow2 {
     fn begin_use(&self, repairing: bool) -> Result<()> {
         let mut meta = self.lock();
         meta.forget_stale_bitmaps();
-        if !meta.writable || repairing {
+        if !meta.writable {
             drop(meta);
             return self.start_bitmaps(false);
         }
@@ -207,6 +207,10 @@ impl Qcow2 {
         if !unknown.is_empty() {
             meta.header.autoclear -= unknown;
             meta.write_header().context(|| "Could not update qcow2 header")?;
+        }
+        if repairing {
+            drop(meta);
+            return self.start_bitmaps(false);
         }
         let dirty = meta.header.has(Incompatible::DIRTY);
         drop(meta);

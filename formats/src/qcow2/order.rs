@@ -192,9 +192,8 @@ impl Caches {
     /// # Errors
     /// The file's.
     pub(super) fn write_pointer(&mut self, at: HostOffset, bytes: &[u8], event: Event) -> Result<()> {
-        if !self.lazy {
-            self.write_refcounts()?;
-        }
+        // Also with lazy refcounts: tables are few, and a table that is not counted costs more than one write.
+        self.write_refcounts()?;
         self.settle()?;
         self.file.node().event(event);
         self.file.write(at.0, &IoVec::from(bytes), WriteFlags::empty())?;

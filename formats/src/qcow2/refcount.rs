@@ -1,7 +1,8 @@
 //! Reference counts of 1 to 64 bits: reading and changing them (specification, "Host cluster management").
 
 use super::geometry::Geometry;
-use super::meta::Meta;
+use super::header::{MAX_REFTABLE_BYTES, be32, be64};
+use super::meta::{Meta, hex};
 use super::order::Tables;
 use super::overlap::Overlap;
 use crate::mapped::{ClusterIndex, HostOffset};
@@ -12,6 +13,7 @@ use std::ops::Range;
 pub(super) const REFTABLE_OFFSET: u64 = !0x1ff;
 
 /// Reads entry `index` of a refcount block; counts are 2^`order` bits wide.
+#[inline]
 pub(super) fn get(block: &[u8], index: u64, order: u32) -> u64 {
     let bits = 1u64 << order;
     let byte = usize::try_from(index * bits / 8).unwrap_or(usize::MAX);
@@ -19,8 +21,12 @@ pub(super) fn get(block: &[u8], index: u64, order: u32) -> u64 {
         let shift = index * bits % 8;
         return u64::from(block[byte]) >> shift & ((1 << bits) - 1);
     }
-    let width = 1 << (order - 3);
-    block[byte..byte + width].iter().fold(0, |value, b| value << 8 | u64::from(*b))
+    match (order, &block[byte..]) {
+        (3, [a, ..]) => u64::from(*a),
+        (4, [a, b, ..]) => u64::from(u16::from_be_bytes([*a, *b])),
+        (5, bytes) => u64::from(be32(bytes, 0)),
+        (_, bytes) => be64(bytes, 0),
+    }
 }
 
 /// Writes entry `index` of a refcount block.
@@ -57,9 +63,10 @@ pub(super) struct CountPlace {
 }
 
 impl Geometry {
+    #[inline]
     pub(super) fn count_place(self, cluster: ClusterIndex) -> CountPlace {
-        let entries = self.refblock_entries();
-        CountPlace { table: cluster.0 / entries, entry: cluster.0 % entries }
+        let bits = self.cluster_bits + 3 - self.refcount_order;
+        CountPlace { table: cluster.0 >> bits, entry: cluster.0 & ((1 << bits) - 1) }
     }
 }
 
@@ -79,8 +86,8 @@ impl Meta {
         let Some(block) = self.refblock(place.table) else { return Ok(0) };
         if self.geometry.within(block.0) != 0 {
             return Err(self.corrupt(format!(
-                "Refblock offset {block:#x} unaligned (reftable index: {:#x})",
-                place.table
+                "Refblock offset {block:#x} unaligned (reftable index: {})",
+                hex(place.table)
             )));
         }
         let order = self.geometry.refcount_order;
@@ -104,6 +111,12 @@ impl Meta {
     pub(super) fn change_refcounts(&mut self, clusters: Range<u64>, change: Change) -> Result<()> {
         for cluster in clusters.map(ClusterIndex) {
             let count = self.refcount(cluster)?;
+            let table = self.geometry.count_place(cluster).table;
+            if change == Change::Up && self.refblock(table).is_none() {
+                // A cluster that is in use and was never counted.
+                let beyond = table >= MAX_REFTABLE_BYTES / 8;
+                return Err(Error::from_errno(if beyond { nix::libc::EFBIG } else { nix::libc::EAGAIN }));
+            }
             let next = match change {
                 Change::Up if count < self.geometry.max_refcount() => count + 1,
                 Change::Down if count > 0 => count - 1,

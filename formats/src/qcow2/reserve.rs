@@ -5,7 +5,7 @@
 
 use super::entry::{self, Cluster, L2Entry, SubKind};
 use super::geometry::Geometry;
-use super::meta::{FreedBy, Meta};
+use super::meta::{FreedBy, Meta, hex};
 use super::order::Tables;
 use super::overlap::Overlap;
 use super::reftable::Room;
@@ -69,9 +69,13 @@ impl Meta {
         let end = at.0 + len;
         let mut first: Option<Way> = None;
         let mut start = at.0;
-        let mut problem = None;
+        let (mut problem, mut invalid) = (None, false);
         for entry in self.l2_entries(place, g.clusters(g.within(at.0) + len))? {
             let stop = end.min(g.round_down(start) + g.cluster_size());
+            if entry.is_invalid(g) {
+                invalid = true;
+                break;
+            }
             let way = way(entry, start..stop, g);
             let offset = g.round_down(start) - g.round_down(at.0);
             let same = match (first, way) {
@@ -97,14 +101,21 @@ impl Meta {
         match (problem, first) {
             (Some((host, start)), None) => Err(self.unaligned(host, GuestOffset(start))),
             (_, Some(way)) => Ok((way, start - at.0)),
+            (None, None) if invalid => Err(self.invalid_entry(at)),
             (None, None) => Err(Error::from_errno(nix::libc::EIO)),
         }
+    }
+
+    fn invalid_entry(&mut self, guest: GuestOffset) -> Error {
+        let table = entry::l2_table(self.l1_entry(guest)).unwrap_or(HostOffset(0));
+        let index = hex(self.geometry.l2_index(guest));
+        self.corrupt(format!("Invalid cluster entry found (L2 offset: {table:#x}, L2 index: {index})"))
     }
 
     fn unaligned(&mut self, host: HostOffset, guest: GuestOffset) -> Error {
         let entry = self.l2_entry(guest).unwrap_or_default();
         let kind = if entry.kind(0, self.geometry) == SubKind::Zero { "Preallocated zero" } else { "Data" };
-        self.corrupt(format!("{kind} cluster offset {host:#x} unaligned (guest offset: {:#x})", guest.0))
+        self.corrupt(format!("{kind} cluster offset {host:#x} unaligned (guest offset: {})", hex(guest.0)))
     }
 
     fn reserve_fresh(

@@ -33,6 +33,20 @@ impl Qcow2 {
         self.set_size(to.size)
     }
 
+    /// The rest of the last cluster of a disk that is going to grow, where the backing file would show in it, or has to be
+    /// copied because the cluster is going to be allocated.
+    pub(super) fn tail_to_zero(&self, to: Resize) -> Result<Range<u64>> {
+        let (g, old) = (self.geometry, self.size());
+        let Some(backing) = self.backing.as_ref().filter(|_| to.size > old) else { return Ok(0..0) };
+        self.check_resizable()?;
+        let shows = backing.len()? > old;
+        let unit = if to.prealloc == Prealloc::Off { g.subcluster_size() } else { g.cluster_size() };
+        match shows || to.prealloc != Prealloc::Off {
+            true => Ok(old..old.next_multiple_of(unit).min(to.size)),
+            false => Ok(0..0),
+        }
+    }
+
     /// Gives an image that has just been laid out its size.
     pub(super) fn grow_new(&self, to: Resize) -> Result<()> {
         self.grow(0, to)?;
@@ -99,7 +113,9 @@ impl Qcow2 {
         }
         let visible = self.backing.as_ref().map_or(Ok(0), block::Child::len)?;
         let start = old.next_multiple_of(g.subcluster_size());
-        if visible > old && to.prealloc == Prealloc::Off && start < to.size {
+        // Preallocated clusters read as zeroes, but for subclusters, which are not allocated yet.
+        let absent = to.prealloc == Prealloc::Off || g.extended_l2;
+        if visible > old && absent && start < to.size {
             self.len.store(to.size, Ordering::Release);
             self.lock().header.size = to.size;
             self.zero_range(start..to.size, ZeroFlags::empty())?;

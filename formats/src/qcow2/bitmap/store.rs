@@ -56,12 +56,10 @@ impl Meta {
             if !kept.bitmap.is_inconsistent() {
                 entry.flags = entry.flags - BitmapFlags::IN_USE - BitmapFlags::AUTO;
                 entry.flags.set(BitmapFlags::AUTO, kept.bitmap.is_enabled());
-                if kept.bitmap.is_changed() || !kept.stored {
-                    entry.table = self
-                        .write_bitmap(kept)
-                        .context(|| format!("Failed to write bitmap '{}' to file", kept.entry.name))?;
-                    fresh.push(entry.clone());
-                }
+                entry.table = self
+                    .write_bitmap(kept)
+                    .context(|| format!("Failed to write bitmap '{}' to file", kept.entry.name))?;
+                fresh.push(entry.clone());
             }
             entries.push(entry);
         }

@@ -18,6 +18,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// How often a cluster is referenced, as far as the image says. Changes made meanwhile to the block looked at last
     /// are not seen.
+    #[inline]
     pub(super) fn refcount(&mut self, meta: &mut Meta, cluster: ClusterIndex) -> Result<u64> {
         let g = meta.geometry;
         let place = g.count_place(cluster);

@@ -5,13 +5,25 @@ use super::blocks::Blocks;
 use crate::mapped::ClusterIndex;
 use block::Result;
 use block::check::Repair;
+use std::ops::Range;
 
 impl Checker<'_> {
     /// Compares every cluster, mending what `repair` allows; gives one more than the last cluster in use.
     pub(super) fn compare(&mut self, repair: Repair) -> Result<u64> {
         let mut end = 0;
         let mut blocks = Blocks::default();
-        for cluster in (0..self.counts.len()).map(ClusterIndex) {
+        let per_block = self.meta.geometry.refblock_entries();
+        for table in 0..self.counts.len().div_ceil(per_block) {
+            let clusters = table * per_block..self.counts.len().min((table + 1) * per_block);
+            if self.meta.refblock(table).is_some() || self.counts.may_hold(&clusters) {
+                self.compare_block(clusters, repair, &mut blocks, &mut end);
+            }
+        }
+        Ok(end)
+    }
+
+    fn compare_block(&mut self, clusters: Range<u64>, repair: Repair, blocks: &mut Blocks, end: &mut u64) {
+        for cluster in clusters.map(ClusterIndex) {
             let stored = match blocks.refcount(self.meta, cluster) {
                 Ok(stored) => stored,
                 Err(e) => {
@@ -22,13 +34,12 @@ impl Checker<'_> {
             };
             let counted = self.counts.get(cluster);
             if stored > 0 || counted > 0 {
-                end = cluster.0 + 1;
+                *end = cluster.0 + 1;
             }
             if stored != counted {
                 self.differs(cluster, stored, counted, repair);
             }
         }
-        Ok(end)
     }
 
     fn differs(&mut self, cluster: ClusterIndex, stored: u64, counted: u64, repair: Repair) {

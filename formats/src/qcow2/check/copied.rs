@@ -72,6 +72,7 @@ impl Checker<'_> {
 }
 
 /// The entry with the flag as it ought to be, if it is not.
+#[inline]
 fn corrected(entry: u64, refcount: u64) -> Option<u64> {
     let right = if refcount == 1 { entry | COPIED } else { entry & !COPIED };
     (right != entry).then_some(right)

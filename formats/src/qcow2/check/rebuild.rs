@@ -64,7 +64,7 @@ impl Checker<'_> {
             });
             if let Some(index) = missing {
                 let cluster = self.counts.free_run(0, 1);
-                self.counts.add(ClusterIndex(cluster))?;
+                self.counts.add(ClusterIndex(cluster), u64::MAX)?;
                 layout.blocks[usize::try_from(index).unwrap_or(usize::MAX)] = cluster;
                 continue;
             }
@@ -81,7 +81,7 @@ impl Checker<'_> {
             layout.table = self.counts.free_run(0, clusters);
             layout.table_clusters = clusters;
             for cluster in layout.table..layout.table + clusters {
-                self.counts.add(ClusterIndex(cluster))?;
+                self.counts.add(ClusterIndex(cluster), u64::MAX)?;
             }
         }
     }

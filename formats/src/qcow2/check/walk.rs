@@ -62,7 +62,22 @@ impl Checker<'_> {
             return Ok(());
         }
         for cluster in offset >> g.cluster_bits..=(offset + len - 1) >> g.cluster_bits {
-            self.counts.add(ClusterIndex(cluster))?;
+            self.refer_cluster(ClusterIndex(cluster))?;
+        }
+        Ok(())
+    }
+
+    /// Counts one reference to a cluster of the file.
+    #[inline]
+    fn refer_cluster(&mut self, cluster: ClusterIndex) -> Result<()> {
+        let g = self.meta.geometry;
+        if !self.counts.add(cluster, g.max_refcount())? {
+            let at = g.host(cluster);
+            self.corruption(&format!("ERROR: overflow cluster offset={at:#x}"));
+            (self.report)(
+                "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if \
+                 the image cannot be opened for writing",
+            );
         }
         Ok(())
     }
@@ -91,7 +106,6 @@ impl Checker<'_> {
     fn walk_l1(&mut self, offset: u64, l1: &[u64], table: Table, repair: Repair) -> Result<()> {
         let g = self.meta.geometry;
         self.refer(offset, l1.len() as u64 * 8)?;
-        let mut next = 0;
         for value in l1.iter().filter(|value| **value != 0) {
             if value & entry::L1_RESERVED != 0 {
                 self.corruption(&format!("ERROR found L1 entry with reserved bits set: {value:x}"));
@@ -103,13 +117,14 @@ impl Checker<'_> {
                     "ERROR l2_offset={at:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
             }
-            self.walk_l2(HostOffset(at), table, &mut next, repair)?;
+            self.walk_l2(HostOffset(at), table, repair)?;
         }
         Ok(())
     }
 
-    fn walk_l2(&mut self, at: HostOffset, table: Table, next: &mut u64, repair: Repair) -> Result<()> {
+    fn walk_l2(&mut self, at: HostOffset, table: Table, repair: Repair) -> Result<()> {
         let g = self.meta.geometry;
+        let mut next = 0;
         let mut bytes = vec![0; g.cluster_len()];
         if let Err(e) = self.meta.caches.file().read_exact(at.0, &mut bytes) {
             (self.report)("ERROR: I/O error in check_refcounts_l2");
@@ -120,7 +135,7 @@ impl Checker<'_> {
         let entries =
             L2Entries::new(&bytes, g.extended_l2).zip((0..).step_by(if g.extended_l2 { 16 } else { 8 }));
         for (entry, place) in entries.filter(|(entry, _)| !entry.is_empty()) {
-            if let Some(mended) = self.walk_entry(entry, table, next, repair)? {
+            if let Some(mended) = self.walk_entry(entry, table, &mut next, repair)? {
                 let mut stored = vec![0; usize::try_from(size).unwrap_or(0)];
                 write_l2_entry(&mut stored, mended, g.extended_l2);
                 self.meta.caches.write_fresh(at.plus(place), &stored, Event("l2_update"))?;
@@ -177,7 +192,14 @@ impl Checker<'_> {
             self.result.clusters.fragmented += u64::from(*next != 0 && host.0 != *next);
             *next = host.0 + g.cluster_size();
         }
-        if self.meta.external { Ok(()) } else { self.refer(host.0, g.cluster_size()) }
+        if self.meta.external {
+            return Ok(());
+        }
+        // Most clusters are whole ones inside the file.
+        if g.within(host.0) == 0 && host.0 + g.cluster_size() <= self.file_len {
+            return self.refer_cluster(g.index(host));
+        }
+        self.refer(host.0, g.cluster_size())
     }
 
     fn check_compressed(&mut self, entry: L2Entry, at: u64) {

@@ -5,7 +5,7 @@
 
 use crate::mapped::{ClusterIndex, HostOffset};
 use crate::qcow2::entry::{self, COPIED, Cluster, L2Entry};
-use crate::qcow2::meta::{FreedBy, L2Entries, Meta, write_l2_entry};
+use crate::qcow2::meta::{FreedBy, L2Entries, Meta, hex, write_l2_entry};
 use crate::qcow2::order::Tables;
 use crate::qcow2::refcount::Change;
 use block::{Event, Result};
@@ -73,7 +73,7 @@ impl Meta {
     fn read_l2_table(&mut self, table: HostOffset, l1_index: u64, bytes: &mut [u8]) -> Result<()> {
         if self.geometry.within(table.0) != 0 {
             return Err(
-                self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {l1_index:#x})"))
+                self.corrupt(format!("L2 table offset {table:#x} unaligned (L1 index: {})", hex(l1_index)))
             );
         }
         self.caches.file().read_exact(table.0, bytes)
@@ -87,7 +87,8 @@ impl Meta {
                 Ok(place.at.0 >> g.cluster_bits..((place.at.0 + place.len - 1) >> g.cluster_bits) + 1)
             }
             Cluster::Standard(host) if g.within(host.0) != 0 => Err(self.corrupt(format!(
-                "Cluster allocation offset {host:#x} unaligned (L2 offset: {table:#x}, L2 index: {index:#x})"
+                "Cluster allocation offset {host:#x} unaligned (L2 offset: {table:#x}, L2 index: {})",
+                hex(index)
             ))),
             Cluster::Standard(host) if !self.external => Ok(g.index(host).0..g.index(host).0 + 1),
             _ => Ok(0..0),
