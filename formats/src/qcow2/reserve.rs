@@ -80,9 +80,7 @@ impl Meta {
             let offset = g.round_down(start) - g.round_down(at.0);
             let same = match (first, way) {
                 (None, _) => true,
-                (Some(Way::InPlace(a)), Way::InPlace(b)) | (Some(Way::Kept(a)), Way::Kept(b)) => {
-                    a.plus(offset) == b
-                }
+                (Some(Way::InPlace(a) | Way::Kept(a)), Way::InPlace(b) | Way::Kept(b)) => a.plus(offset) == b,
                 (Some(Way::Fresh), Way::Fresh) => true,
                 _ => false,
             };
@@ -95,7 +93,11 @@ impl Meta {
             if !same {
                 break;
             }
-            first.get_or_insert(way);
+            first = match (first, way) {
+                // One request stays one, also where only some of its entries change.
+                (Some(Way::InPlace(a)), Way::Kept(_)) => Some(Way::Kept(a)),
+                (first, way) => first.or(Some(way)),
+            };
             start = stop;
         }
         match (problem, first) {
