@@ -618,9 +618,10 @@ impl Node {
         let children = self.children();
         // What is written last is what the lowest layers make durable.
         let level = if children.is_empty() { Level::Disk } else { Level::Os };
-        let mut result = if self.state().flags.read_only { Ok(()) } else { self.state().driver.flush(level) };
+        let flushed = if self.state().flags.read_only { Ok(()) } else { self.state().driver.flush(level) };
         let stored = if self.state().flags.read_only { Ok(()) } else { self.store_bitmaps() };
-        result = result.and(stored).and(self.state().driver.close());
+        // Closing tries again whatever a flush could not do, and says more about it.
+        let mut result = stored.and(self.state().driver.close()).and(flushed);
         for child in children.iter() {
             result = result.and(child.node().close());
         }

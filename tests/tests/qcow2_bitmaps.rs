@@ -105,7 +105,7 @@ fn a_writer_that_dies_leaves_inconsistent_bitmaps_which_can_only_be_removed() {
         "convert --bitmaps -O qcow2 a.qcow2 c.qcow2",
         "convert --bitmaps --skip-broken-bitmaps -O qcow2 a.qcow2 c.qcow2",
         "bitmap --remove a.qcow2 b",
-        "check a.qcow2",
+        "check -q a.qcow2",
     ]);
 }
 
@@ -135,7 +135,7 @@ fn commands_say_what_the_real_ones_say() {
         "convert --bitmaps -O raw a.qcow2 b.raw",
         "convert --bitmaps -O qcow2 a.qcow2 c.qcow2",
         "measure -O qcow2 c.qcow2",
-        "check c.qcow2",
+        "check -q c.qcow2",
     ]);
 }
 

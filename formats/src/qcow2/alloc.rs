@@ -184,6 +184,7 @@ impl Meta {
     /// # Errors
     /// The file's.
     pub(super) fn free_now(&mut self, at: HostOffset, bytes: u64, why: FreedBy) -> Result<()> {
+        self.event("cluster_free");
         let g = self.geometry;
         let clusters = g.index(at).0..g.index(at).0 + g.clusters(bytes);
         self.caches.tables(Tables::L2).forget(at, g.clusters(bytes) << g.cluster_bits);

@@ -121,7 +121,8 @@ impl L2Entry {
             return false;
         }
         match self.cluster(geometry) {
-            Cluster::Compressed(_) => self.bitmap != 0,
+            // Its bitmap is ignored.
+            Cluster::Compressed(_) => false,
             Cluster::None => self.any_data(),
             Cluster::Standard(_) => self.bitmap & self.bitmap >> SUBCLUSTERS & ALL != 0,
         }

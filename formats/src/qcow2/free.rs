@@ -4,9 +4,10 @@
 //! and nobody reads from it (its pin count is zero). Only then is it counted down, and discarded if nothing is left.
 
 use super::meta::{FreedBy, Meta};
+use super::order::Tables;
 use super::refcount::Change;
 use crate::mapped::{ClusterIndex, HostOffset};
-use block::Result;
+use block::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -68,6 +69,7 @@ impl Meta {
             return Ok(false);
         }
         self.caches.settle_l2()?;
+        self.event("cluster_free");
         let waiting = std::mem::take(&mut self.pending).waiting;
         let g = self.geometry;
         let total = waiting.len();
@@ -84,6 +86,29 @@ impl Meta {
         kept.iter().for_each(|(index, _)| *self.pending.times.entry(*index).or_insert(0) += 1);
         self.pending.waiting = kept;
         Ok(released)
+    }
+
+    /// Writes everything back for the last time. Each cache that cannot be written is said, the last one by the error.
+    ///
+    /// # Errors
+    /// The file's.
+    pub(super) fn flush_for_good(&mut self) -> Result<()> {
+        let tables = self.release_pending().and_then(|_| self.caches.write_back(Tables::L2));
+        let counts = if self.caches.is_lazy() { Ok(()) } else { self.caches.write_back(Tables::Refcounts) };
+        let say = |what: &str, e: &Error| {
+            let text = format!("Failed to flush the {what} cache");
+            Error::from_errno(e.errno()).context(text)
+        };
+        match (tables, counts) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(e), Ok(())) => Err(say("L2 table", &e)),
+            (Ok(()), Err(e)) => Err(say("refcount block", &e)),
+            (Err(first), Err(second)) => {
+                let first = say("L2 table", &first);
+                block::tool::notice(&format!("{}: {first}", block::tool::program_name()));
+                Err(say("refcount block", &second))
+            }
+        }
     }
 
     /// Tells the file that clusters whose count is now 0 are not needed, where such discards are passed on.

@@ -289,7 +289,7 @@ impl MappedFormat for Qcow2 {
         if !meta.writable {
             return Ok(());
         }
-        meta.release_pending()?;
+        meta.flush_for_good()?;
         self.write_back(&mut meta)?;
         meta.end_lazy()
     }

@@ -63,6 +63,11 @@ impl Caches {
         self.lazy = lazy;
     }
 
+    /// Whether refcounts lag behind on purpose.
+    pub(super) fn is_lazy(&self) -> bool {
+        self.lazy
+    }
+
     /// One of the caches, for what concerns it alone.
     pub(super) fn tables(&mut self, which: Tables) -> &mut TableCache {
         match which {

@@ -37,14 +37,13 @@ impl Qcow2 {
     /// copied because the cluster is going to be allocated.
     pub(super) fn tail_to_zero(&self, to: Resize) -> Result<Range<u64>> {
         let (g, old) = (self.geometry, self.size());
-        let Some(backing) = self.backing.as_ref().filter(|_| to.size > old) else { return Ok(0..0) };
-        self.check_resizable()?;
-        let shows = backing.len()? > old;
-        let unit = if to.prealloc == Prealloc::Off { g.subcluster_size() } else { g.cluster_size() };
-        match shows || to.prealloc != Prealloc::Off {
-            true => Ok(old..old.next_multiple_of(unit).min(to.size)),
-            false => Ok(0..0),
+        let shows = self.backing.as_ref().map_or(Ok(0), block::Child::len)? > old;
+        if to.size <= old || !shows && to.prealloc == Prealloc::Off {
+            return Ok(0..0);
         }
+        self.check_resizable()?;
+        let unit = if to.prealloc == Prealloc::Off { g.subcluster_size() } else { g.cluster_size() };
+        Ok(old..old.next_multiple_of(unit).min(to.size))
     }
 
     /// Gives an image that has just been laid out its size.

@@ -86,7 +86,7 @@ impl Checker<'_> {
         let g = self.meta.geometry;
         let snapshot = &self.meta.snapshots[index];
         let (offset, count) = (snapshot.l1_offset, snapshot.l1_size);
-        let name = format!("snapshot {} ({}) ", snapshot.id, snapshot.name);
+        let name = format!("snapshot {} ({}) ", snapshot.id_text(), snapshot.name_text());
         if g.within(offset) != 0 {
             self.corruption(&format!(
                 "ERROR {name}l1_offset={offset:#x}: L1 table is not cluster aligned; snapshot table entry corrupted"

@@ -62,8 +62,8 @@ impl Snapshots for Qcow2 {
 
 fn describe(snapshot: &Snapshot) -> snapshot::Snapshot {
     snapshot::Snapshot {
-        id: snapshot.id.clone(),
-        name: snapshot.name.clone(),
+        id: snapshot.id_text(),
+        name: snapshot.name_text(),
         vm_state_size: snapshot.vm_state_size,
         date_sec: snapshot.date_sec,
         date_nsec: snapshot.date_nsec,
@@ -74,12 +74,12 @@ fn describe(snapshot: &Snapshot) -> snapshot::Snapshot {
 
 impl Meta {
     fn snapshot_index(&self, id: &str) -> Result<usize> {
-        self.snapshots.iter().position(|s| s.id == id).ok_or_else(snapshot::not_found)
+        self.snapshots.iter().position(|s| s.id_text() == id).ok_or_else(snapshot::not_found)
     }
 
     /// One more than the largest id that is a number.
     fn next_snapshot_id(&self) -> u64 {
-        let numbers = self.snapshots.iter().filter_map(|s| s.id.parse::<u64>().ok());
+        let numbers = self.snapshots.iter().filter_map(|s| s.id_text().parse::<u64>().ok());
         numbers.max().unwrap_or(0).saturating_add(1)
     }
 
@@ -134,8 +134,8 @@ impl Meta {
         Snapshot {
             l1_offset: at.0,
             l1_size: u32::try_from(l1_size).unwrap_or(u32::MAX),
-            id: self.next_snapshot_id().to_string(),
-            name: new.name.clone(),
+            id: self.next_snapshot_id().to_string().into_bytes(),
+            name: new.name.clone().into_bytes(),
             date_sec: new.date_sec,
             date_nsec: new.date_nsec,
             disk_size: Some(self.header.size),
@@ -188,11 +188,19 @@ impl Meta {
         let gone = all.remove(index);
         self.write_snapshot_table(all).context(|| "Failed to remove snapshot from snapshot list")?;
         self.caches.settle()?;
-        let room = (l1.len() as u64 * 8).max(1);
-        self.drop_references(&l1, FreedBy::Snapshot)
-            .and_then(|()| self.free_now(HostOffset(gone.l1_offset), room, FreedBy::Snapshot))
-            .context(|| "Failed to free the cluster and L1 table")?;
+        let freed = self.free_snapshot(&l1, HostOffset(gone.l1_offset));
+        if freed.is_err() {
+            self.forget_refcounts();
+        }
+        freed.context(|| "Failed to free the cluster and L1 table")?;
         self.refresh_copied().context(|| "Failed to update snapshot status in disk")
+    }
+
+    /// Gives up what a snapshot's L1 table at `at` points at, and the table.
+    fn free_snapshot(&mut self, l1: &[u64], at: HostOffset) -> Result<()> {
+        self.drop_references(l1, FreedBy::Snapshot)?;
+        self.free_now(at, (l1.len() as u64 * 8).max(1), FreedBy::Snapshot)?;
+        self.caches.write_all_back()
     }
 
     /// Writes a new snapshot table and makes the header point at it; the old one is free then.
@@ -230,8 +238,18 @@ impl Meta {
         self.snapshots = all;
         self.guard.forget();
         if old_bytes > 0 {
-            self.free_now(HostOffset(old.offset), old_bytes, FreedBy::Snapshot)?;
+            let freed = self.free_now(HostOffset(old.offset), old_bytes, FreedBy::Snapshot);
+            if let Err(e) = freed.and_then(|()| self.caches.write_all_back()) {
+                // The new table is in force; what was not given back is leaked.
+                self.forget_refcounts();
+                block::tool::notice(&format!("qcow2_free_clusters failed: {}", e.strerror()));
+            }
         }
-        self.caches.write_all_back()
+        Ok(())
+    }
+
+    /// Forgets changes of refcounts that could not be written.
+    fn forget_refcounts(&mut self) {
+        self.caches.tables(Tables::Refcounts).clear();
     }
 }

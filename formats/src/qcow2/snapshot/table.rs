@@ -19,8 +19,10 @@ pub(in crate::qcow2) struct Snapshot {
     pub(in crate::qcow2) l1_offset: u64,
     /// Entries of its L1 table.
     pub(in crate::qcow2) l1_size: u32,
-    pub(in crate::qcow2) id: String,
-    pub(in crate::qcow2) name: String,
+    /// As stored; [`Snapshot::id_text`] is what people see.
+    pub(in crate::qcow2) id: Vec<u8>,
+    /// As stored; [`Snapshot::name_text`] is what people see.
+    pub(in crate::qcow2) name: Vec<u8>,
     pub(in crate::qcow2) date_sec: u32,
     pub(in crate::qcow2) date_nsec: u32,
     pub(in crate::qcow2) vm_clock_nsec: u64,
@@ -34,15 +36,24 @@ pub(in crate::qcow2) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Its id, as far as the first zero byte.
+    pub(in crate::qcow2) fn id_text(&self) -> String {
+        text(&self.id)
+    }
+
+    /// Its name, as far as the first zero byte.
+    pub(in crate::qcow2) fn name_text(&self) -> String {
+        text(&self.name)
+    }
+
     /// An entry of which `extra` is what was read of its extra data.
     fn parse(fixed: &[u8], extra: &[u8], id: &[u8], name: &[u8]) -> Self {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let known = |at: usize| (extra.len() >= at + 8).then(|| be64(extra, at));
         Snapshot {
             l1_offset: be64(fixed, 0),
             l1_size: be32(fixed, 8),
-            id: text(id),
-            name: text(name),
+            id: id.to_vec(),
+            name: name.to_vec(),
             date_sec: be32(fixed, 16),
             date_nsec: be32(fixed, 20),
             vm_clock_nsec: be64(fixed, 24),
@@ -70,11 +81,15 @@ impl Snapshot {
         out.extend(self.disk_size.unwrap_or(disk_size).to_be_bytes());
         out.extend(self.icount.unwrap_or(u64::MAX).to_be_bytes());
         out.extend(&self.unknown_extra);
-        out.extend(self.id.as_bytes());
-        out.extend(self.name.as_bytes());
+        out.extend(&self.id);
+        out.extend(&self.name);
         out.resize(out.len().next_multiple_of(8), 0);
         out
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
 }
 
 fn short(len: usize) -> [u8; 2] {
