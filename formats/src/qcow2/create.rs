@@ -251,12 +251,12 @@ fn check(given: &Given, version: Version, prealloc: Prealloc, compression: Compr
 
 /// Bytes that the key slots of a new image take.
 pub(super) fn key_area(given: &Given) -> Result<u64> {
-    match &given.encrypt {
-        Some(encrypt) if encrypt["format"] == "luks" => {
-            Err(Error::unsupported("Encrypted qcow2 images cannot be measured yet"))
-        }
-        _ => Ok(0),
-    }
+    let wanted = Wanted {
+        encryption: given.encryption,
+        encrypt: given.encrypt.clone(),
+        legacy_write: given.legacy_aes_write,
+    };
+    wanted.key_area()
 }
 
 /// Writes the smallest valid image: a header, and a refcount table with one block that counts all three.

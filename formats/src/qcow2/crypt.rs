@@ -176,6 +176,15 @@ impl Wanted {
         }
     }
 
+    /// Bytes that the key slots take.
+    ///
+    /// # Errors
+    /// Options that do not go together.
+    pub(super) fn key_area(&self) -> Result<u64> {
+        let (format, rest) = self.parts()?;
+        if format.as_deref() == Some("luks") { crate::luks::embedded::measure(&rest) } else { Ok(0) }
+    }
+
     /// Checks it and looks secrets up.
     ///
     /// # Errors
