@@ -53,7 +53,6 @@ pub static ROW: DriverRow = DriverRow {
     strong_options: &[],
     compresses: true,
     create: Some(&create::ROW),
-    compresses: true,
     amend: &amend::OPTIONS,
     ..DriverRow::new("qcow2", DriverKind::Format, open::open)
 };
