@@ -57,10 +57,6 @@ impl Container {
             || Header::parse(&bytes[..there], placement).map(|header| Container::Luks1(Box::new(header)));
         let luks2 = || v2::Header::read(area).map(|header| Container::Luks2(Box::new(header)));
         match header::version(&bytes[..there]) {
-            Some(2) if placement == Placement::Embedded => Err(Error::unsupported(
-                "LUKS2 inside qcow2 is not a standard: the header in this image is of version 2, where all programs expect \
-                 version 1",
-            )),
             Some(2) => luks2(),
             Some(_) => luks1(),
             // What is damaged may be LUKS2, whose second copy is elsewhere.

@@ -5,18 +5,19 @@
 //! could open the image.
 
 use super::area::Area;
-use super::container::Container;
 use super::create::{self, Cost};
+use super::head::{Head, Opened};
 use super::header::{self, Placement};
-use super::keys::amend::{self, Amend};
+use super::keys::amend;
 use super::open;
 use super::options::NewImage;
 use crate::crypto::SectorCipher;
 use block::graph::{CreateOptions, Env};
+use block::keys::Keys;
 use block::{Child, Error, Result};
 use secret::Secret;
 use serde_json::{Map, Value};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// A header to be made.
 pub(crate) struct NewHeader<'a> {
@@ -76,10 +77,9 @@ fn parse(options: &Map<String, Value>) -> Result<NewImage> {
 /// A header that is there.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    area: Area,
+    head: Head,
     /// Bytes there are for it.
     len: u64,
-    container: Mutex<Container>,
 }
 
 impl Embedded {
@@ -87,7 +87,7 @@ impl Embedded {
     ///
     /// # Errors
     /// It is none, or not of version 1.
-    pub(crate) fn read(child: &Child, start: u64, len: u64) -> Result<Self> {
+    pub(crate) fn read(child: &Child, start: u64, len: u64, max_kdf_seconds: u32) -> Result<Self> {
         let area = Area::new(child.clone(), start);
         if len < header::BYTES as u64 {
             return Err(outside());
@@ -95,51 +95,51 @@ impl Embedded {
         let mut head = [0; 8];
         area.read(0, &mut head)?;
         if header::version(&head) == Some(2) {
-            return Err(Error::unsupported("LUKS version 2 is not supported").with_hint(
+            return Err(Error::unsupported("LUKS2 inside qcow2 is not a standard").with_hint(
                 "Inside qcow2 only LUKS1 is defined; for LUKS2 put qcow2 into a LUKS2 container: driver=qcow2,file.driver=luks,…",
             ));
         }
-        let container = Mutex::new(Container::read(&area, Placement::Attached)?);
-        Ok(Embedded { area, len, container })
-    }
-
-    fn container(&self) -> MutexGuard<'_, Container> {
-        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+        let opened = Opened {
+            placement: Placement::Attached,
+            key_secret: None,
+            bounds: open::bounds(max_kdf_seconds),
+            payload_file: None,
+            repair: false,
+        };
+        Ok(Embedded { head: Head::open(area, opened)?, len })
     }
 
     /// Checks that key slots, which end where the payload would begin, are inside the room there is.
     fn check_slots(&self) -> Result<()> {
-        if self.container().place().start > self.len { Err(outside()) } else { Ok(()) }
+        if self.head.place().start > self.len { Err(outside()) } else { Ok(()) }
     }
 
     /// The cipher of the payload, keyed with what `secret` opens.
     ///
     /// # Errors
     /// It opens no slot, or key material cannot be read.
-    pub(crate) fn unlock(&self, secret: &Secret, max_kdf_seconds: u32) -> Result<Arc<dyn SectorCipher>> {
+    pub(crate) fn unlock(&self, secret: &Secret) -> Result<Arc<dyn SectorCipher>> {
         self.check_slots()?;
-        self.container().unlock(&self.area, secret, open::bounds(max_kdf_seconds))
+        self.head.unlock_with(secret)
     }
 
     /// What `info` prints.
     pub(crate) fn info(&self) -> Value {
-        self.container().info(Placement::Attached)
+        self.head.info()
+    }
+
+    /// Its key slots, if they are where they may be.
+    pub(crate) fn keys(&self) -> Option<&dyn Keys> {
+        self.check_slots().ok().map(|()| &self.head as &dyn Keys)
     }
 
     /// Changes key slots as the options, those of the `luks` format, say.
     ///
     /// # Errors
     /// QEMU's refusals, or what went wrong.
-    pub(crate) fn amend(
-        &self,
-        options: &CreateOptions,
-        with: &amend::Context<'_>,
-        max_kdf_seconds: u32,
-    ) -> Result<()> {
+    pub(crate) fn amend(&self, options: &CreateOptions, with: &amend::Context<'_>) -> Result<()> {
         self.check_slots()?;
-        let amend = Amend::parse(options)?;
-        let bounds = open::bounds(max_kdf_seconds);
-        self.container().change(&self.area, Placement::Attached, bounds, |keys| amend.run(keys, with))
+        self.head.amend_with(options, with)
     }
 }
 

@@ -88,7 +88,14 @@ impl Head {
     /// # Errors
     /// No secret, it opens no slot, or key material cannot be read.
     pub(crate) fn unlock(&self, env: Env<'_>) -> Result<Arc<dyn SectorCipher>> {
-        let secret = passphrase::find(env, self.opened.key_secret.as_deref())?;
+        self.unlock_with(passphrase::find(env, self.opened.key_secret.as_deref())?)
+    }
+
+    /// The cipher of the payload, keyed with what `secret` opens.
+    ///
+    /// # Errors
+    /// It opens no slot, or key material cannot be read.
+    pub(super) fn unlock_with(&self, secret: &Secret) -> Result<Arc<dyn SectorCipher>> {
         self.container().unlock(&self.area, secret, self.opened.bounds)
     }
 
@@ -110,10 +117,17 @@ impl Head {
     /// # Errors
     /// QEMU's refusals, or what went wrong.
     pub(crate) fn amend(&self, options: &CreateOptions, ctx: &AmendCtx<'_>) -> Result<()> {
-        let amend = Amend::parse(options)?;
         let key_secret = self.opened.key_secret.as_deref();
-        let with = amend::Context { env: ctx.env, key_secret, force: ctx.force };
-        self.with_keys(|keys| amend.run(keys, &with))
+        self.amend_with(options, &amend::Context { env: ctx.env, key_secret, force: ctx.force })
+    }
+
+    /// The same, with a secret that was named elsewhere.
+    ///
+    /// # Errors
+    /// QEMU's refusals, or what went wrong.
+    pub(super) fn amend_with(&self, options: &CreateOptions, with: &amend::Context<'_>) -> Result<()> {
+        let amend = Amend::parse(options)?;
+        self.with_keys(|keys| amend.run(keys, with))
     }
 
     fn with_keys<T>(&self, change: impl FnOnce(&mut dyn KeyStore) -> Result<T>) -> Result<T> {

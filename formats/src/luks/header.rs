@@ -104,8 +104,6 @@ pub(crate) enum Placement {
     Attached,
     /// In a file of its own.
     Detached,
-    /// Wherever the format around it keeps it.
-    Embedded,
 }
 
 /// Parameters of one key derivation.
@@ -163,7 +161,7 @@ impl Header {
         let cipher_name = text(&disk.cipher_name, "cipher name", offset_of!(Disk, cipher_name))?;
         let cipher_mode = text(&disk.cipher_mode, "cipher mode", offset_of!(Disk, cipher_mode))?;
         let hash_spec = text(&disk.hash_spec, "hash spec", offset_of!(Disk, hash_spec))?;
-        if placement != Placement::Detached && disk.payload_offset.get() < FIRST_MATERIAL.0 {
+        if placement == Placement::Attached && disk.payload_offset.get() < FIRST_MATERIAL.0 {
             return Err(payload_overlaps(disk.payload_offset.get()));
         }
         let digest = disk.digest()?;
@@ -344,7 +342,7 @@ impl Disk {
         if start < u64::from(FIRST_MATERIAL.0) {
             return overlaps("LUKS header");
         }
-        if placement != Placement::Detached && end > u64::from(self.payload_offset.get()) {
+        if placement == Placement::Attached && end > u64::from(self.payload_offset.get()) {
             return overlaps("encrypted payload");
         }
         let others = extents.iter().enumerate().skip(index + 1);

@@ -130,6 +130,10 @@ impl<F: MappedFormat> Driver for Mapped<F> {
         self.format.check()
     }
 
+    fn keys(&self) -> Option<&dyn block::keys::Keys> {
+        self.format.keys()
+    }
+
     fn amend(&self) -> Option<&dyn Amend> {
         self.format.amend()
     }

@@ -193,6 +193,11 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// The key slots, of images that have any.
+    fn keys(&self) -> Option<&dyn block::keys::Keys> {
+        None
+    }
+
     /// Changes of the format's own options, for formats that can be changed in place.
     fn amend(&self) -> Option<&dyn Amend> {
         None

@@ -13,6 +13,7 @@ use crate::luks::embedded::{Embedded, NewHeader};
 use crate::luks::keys::amend::Context;
 use crate::mapped::{GuestOffset, HostOffset, PayloadCipher};
 use block::graph::{CreateOptions, Env, OpenCtx};
+use block::keys::Keys;
 use block::{Child, Error, Result, SECTOR, ZeroFlags};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -32,7 +33,6 @@ pub(super) struct Luks {
     header: Embedded,
     /// The id of the secret that opened it.
     key_secret: Option<String>,
-    max_kdf_seconds: u32,
 }
 
 /// Encrypts sectors by their place in the file.
@@ -76,7 +76,7 @@ pub(super) fn open(
         (CryptMethod::Aes, _) => encrypt::open_aes(ctx, given, options.legacy_aes_write.unwrap_or(false))?,
         (_, Some(luks)) if !ctx.flags.no_io => {
             let secret = EncryptOptions::secret(given, ctx.env)?;
-            let cipher = luks.header.unlock(secret, luks.max_kdf_seconds)?;
+            let cipher = luks.header.unlock(secret)?;
             Some(Box::new(LuksPayload(cipher)) as Box<dyn PayloadCipher>)
         }
         _ => None,
@@ -98,13 +98,17 @@ fn read_luks(
         return Err(Error::corrupt(text));
     }
     Ok(Luks {
-        header: Embedded::read(file, offset, len)?,
+        header: Embedded::read(file, offset, len, ctx.flags.max_kdf_seconds)?,
         key_secret: given.and_then(|given| given.key_secret.clone()),
-        max_kdf_seconds: ctx.flags.max_kdf_seconds,
     })
 }
 
 impl Luks {
+    /// The key slots.
+    pub(super) fn keys(&self) -> Option<&dyn Keys> {
+        self.header.keys()
+    }
+
     /// The members of `encrypt` in what `info` prints.
     pub(super) fn info(&self) -> Value {
         let mut members = Map::from_iter([("format".to_owned(), Value::from("luks"))]);
@@ -131,7 +135,7 @@ pub(super) fn amend(image: &Qcow2, options: &CreateOptions, env: Env<'_>, force:
         }
     }
     let with = Context { env, key_secret: luks.key_secret.as_deref(), force };
-    luks.header.amend(&own, &with, luks.max_kdf_seconds)
+    luks.header.amend(&own, &with)
 }
 
 fn value_text(value: &Value) -> String {

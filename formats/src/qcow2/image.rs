@@ -302,6 +302,10 @@ impl MappedFormat for Qcow2 {
         Some(self)
     }
 
+    fn keys(&self) -> Option<&dyn block::keys::Keys> {
+        self.luks.as_ref().and_then(Luks::keys)
+    }
+
     fn amend(&self) -> Option<&dyn Amend> {
         Some(self)
     }

@@ -235,3 +235,23 @@ fn a_damaged_primary_header_is_named_where_the_format_is_not_and_restored() {
     bench.ok(Ours, "qemu-img key restore a saved");
     assert!(bench.bytes("a") == whole);
 }
+
+#[test]
+fn keys_inside_qcow2_are_changed_by_the_same_command_and_qemu_opens_the_image() {
+    let bench = bench();
+    bench.write("two", b"second");
+    bench.write("three", b"third");
+    let options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1";
+    bench.ok(Ours, &format!("qemu-img create -q SECRET -f qcow2 -o {options} a 1M"));
+    let key = |line: &str| bench.ok(Ours, &format!("qemu-img key {line} {SECRETS} a"));
+    key("add --key-secret one --new-secret two --pbkdf-iterations 1000");
+    key("change --key-secret two --new-secret three --pbkdf-iterations 1000");
+    assert_eq!(key("remove --slot 0"), "Removed slot 0.\n");
+    for (secret, code) in [("three", Some(0)), ("two", Some(1)), ("one", Some(1))] {
+        let image = format!("driver=qcow2,file.filename=a,encrypt.key-secret={secret}");
+        let ran = bench
+            .run(tests::Whose::Real, &format!("qemu-img convert {SECRETS} --image-opts -O raw {image} back"));
+        assert_eq!(ran.code, code, "{secret}: {ran}");
+    }
+    bench.ok(Ours, "qemu-img info --assert encrypted=luks1,format=qcow2 a");
+}
