@@ -27,6 +27,8 @@ mod iovec;
 pub mod keys;
 pub mod nbd;
 mod node;
+#[cfg(feature = "authz-pam")]
+mod pam;
 pub mod protocol;
 pub mod snapshot;
 mod sys;
@@ -41,3 +43,9 @@ pub use image::{Child, Image, WriteCache};
 pub use iovec::{IoVec, IoVecMut};
 pub use node::{DetectZeroes, Node, NodeFlags, NodeName, SECTOR};
 pub use secret::{Context, Error, Kind, Options, Result};
+
+/// The object types of this crate.
+pub const OBJECT_TYPES: &[secret::ObjectType] = &[
+    #[cfg(feature = "authz-pam")]
+    pam::TYPE,
+];

@@ -171,3 +171,77 @@ pub(crate) fn local_time(seconds: u64) -> Option<[i32; 6]> {
     };
     Some([tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec])
 }
+
+/// What little of `<security/pam_appl.h>` is needed.
+#[cfg(feature = "authz-pam")]
+mod pam {
+    use std::ffi::{c_char, c_int, c_void};
+
+    pub(super) const SUCCESS: c_int = 0;
+    pub(super) const PERM_DENIED: c_int = 6;
+    pub(super) const AUTH_ERR: c_int = 7;
+    pub(super) const USER_UNKNOWN: c_int = 10;
+    pub(super) const NEW_AUTHTOK_REQD: c_int = 12;
+    pub(super) const ACCT_EXPIRED: c_int = 13;
+    pub(super) const CONV_ERR: c_int = 19;
+
+    /// How a module talks to a user.
+    #[repr(C)]
+    pub(super) struct Conversation {
+        pub(super) talk: extern "C" fn(c_int, *mut *const c_void, *mut *mut c_void, *mut c_void) -> c_int,
+        pub(super) data: *mut c_void,
+    }
+
+    #[link(name = "pam")]
+    unsafe extern "C" {
+        pub(super) fn pam_start(
+            service: *const c_char,
+            user: *const c_char,
+            conversation: *const Conversation,
+            handle: *mut *mut c_void,
+        ) -> c_int;
+        pub(super) fn pam_acct_mgmt(handle: *mut c_void, flags: c_int) -> c_int;
+        pub(super) fn pam_end(handle: *mut c_void, status: c_int) -> c_int;
+        pub(super) fn pam_strerror(handle: *mut c_void, status: c_int) -> *const c_char;
+    }
+
+    /// Nobody is there to talk to.
+    pub(super) extern "C" fn silence(
+        _: c_int,
+        _: *mut *const c_void,
+        _: *mut *mut c_void,
+        _: *mut c_void,
+    ) -> c_int {
+        CONV_ERR
+    }
+}
+
+/// Whether the account management of a PAM service lets `account` in; the error is why it cannot be asked.
+#[cfg(feature = "authz-pam")]
+pub(crate) fn pam_account(service: &std::ffi::CStr, account: &std::ffi::CStr) -> Result<bool, String> {
+    let conversation = pam::Conversation { talk: pam::silence, data: std::ptr::null_mut() };
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the strings end in NUL and, like the conversation, outlive the handle, which `pam_end` below takes back.
+    let mut status = unsafe {
+        pam::pam_start(service.as_ptr(), account.as_ptr(), &raw const conversation, &raw mut handle)
+    };
+    if handle.is_null() {
+        return Err(format!("error {status}"));
+    }
+    if status == pam::SUCCESS {
+        // SAFETY: the handle is one that `pam_start` made.
+        status = unsafe { pam::pam_acct_mgmt(handle, 0) };
+    }
+    // SAFETY: the handle is valid, and the text is the library's own, of which a copy is made.
+    let text =
+        unsafe { std::ffi::CStr::from_ptr(pam::pam_strerror(handle, status)) }.to_string_lossy().into_owned();
+    // SAFETY: the handle is valid and not used afterwards.
+    unsafe { pam::pam_end(handle, status) };
+    match status {
+        pam::SUCCESS => Ok(true),
+        pam::PERM_DENIED | pam::AUTH_ERR | pam::USER_UNKNOWN | pam::NEW_AUTHTOK_REQD | pam::ACCT_EXPIRED => {
+            Ok(false)
+        }
+        _ => Err(text),
+    }
+}

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
     secret::forbid_core_dump()?;
-    let mut objects = Registry::new([OBJECT_TYPES]);
+    let mut objects = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
     for text in &cli.objects {
         if let secret::objects::Added::Help(text) = objects.add(text)? {
             out.print(&text);
