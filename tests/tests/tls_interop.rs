@@ -107,7 +107,8 @@ fn every_client_with_a_certificate_copies_from_our_server() {
     let folder = scene.path("client");
     scene.nbdcopy(&format!("nbds+unix:///?socket={socket}&tls-certificates={}", folder.display()));
     // Listing too, and writing.
-    let list = ["-L", "-k", "nbd.sock", "--tls-creds", "t", "--tls-hostname", "localhost", "--object"];
+    let path = server.socket().to_str().unwrap();
+    let list = ["-L", "-k", path, "--tls-creds", "t", "--tls-hostname", "localhost", "--object"];
     for whose in [Whose::Real, Whose::Ours] {
         let mut command = whose.command("qemu-nbd");
         let list = Ran::of(command.args(list).arg(certificates("client")).current_dir(scene.dir.path())).ok();
@@ -319,7 +320,9 @@ fn shared_keys_work_with_everybody() {
     let scene = Scene::new();
     keys(&scene, "psk", &[("qemu", KEY), ("fred", OTHER)]);
     let client = "tls-creds-psk,id=t,dir=psk,username=fred,endpoint=client";
-    let server = ["--object", "tls-creds-psk,id=t,dir=psk,endpoint=server", "--tls-creds", "t"];
+    // The real server leaves its folder before it reads the file.
+    let object = format!("tls-creds-psk,id=t,dir={},endpoint=server", scene.path("psk").display());
+    let server = ["--object", &object, "--tls-creds", "t"];
     for (serving, asking) in
         [(Whose::Ours, Whose::Real), (Whose::Real, Whose::Ours), (Whose::Ours, Whose::Ours)]
     {

@@ -8,8 +8,8 @@ use crate::cli::{Objects, Run};
 use block::{Context, Error, Result};
 use clap::Args;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -51,6 +51,7 @@ impl Run for TlsInitArgs {
     }
 
     fn run(self, tool: &Tool<'_>) -> Result<ExitCode> {
+        secret::forbid_core_dump()?;
         let hosts = if self.hosts.is_empty() { default_hosts() } else { self.hosts.clone() };
         let made = Made::new(&hosts, &self.client, self.days.into())?;
         made.save(&self.dir)?;
@@ -83,8 +84,9 @@ impl Made {
         let mut params = shape(&format!("{main} disk CA"), CA_DAYS, &[]).map_err(failed)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(failed)?).map_err(failed)?;
+        let mut ca_key = KeyPair::generate().map_err(failed)?;
+        let ca = params.self_signed(&ca_key).map_err(failed)?;
+        let issuer = Issuer::from_params(&params, &ca_key);
         let leaf = |name: &str, names: &[String], purpose| -> Result<_, rcgen::Error> {
             let mut params = shape(name, days, names)?;
             params.is_ca = IsCa::ExplicitNoCa;
@@ -93,16 +95,18 @@ impl Made {
             params.extended_key_usages = vec![purpose];
             params.use_authority_key_identifier_extension = true;
             let mut key = KeyPair::generate()?;
-            let certificate = params.signed_by(&key, &ca)?;
+            let certificate = params.signed_by(&key, &issuer)?;
             let made = (certificate.pem(), Zeroizing::new(key.serialize_pem()));
             key.zeroize();
             Ok(made)
         };
-        Ok(Made {
-            ca: (ca.pem(), Zeroizing::new(ca.key().serialize_pem())),
+        let made = Made {
             server: leaf(main, hosts, ExtendedKeyUsagePurpose::ServerAuth).map_err(failed)?,
             client: leaf(client, &[], ExtendedKeyUsagePurpose::ClientAuth).map_err(failed)?,
-        })
+            ca: (ca.pem(), Zeroizing::new(ca_key.serialize_pem())),
+        };
+        ca_key.zeroize();
+        Ok(made)
     }
 
     fn save(&self, dir: &Path) -> Result<()> {

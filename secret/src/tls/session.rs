@@ -139,7 +139,8 @@ impl TlsSession for RustlsSession {
     }
 
     fn peer(&self) -> Option<String> {
-        self.verdict.name()
+        // A certificate alone proves nothing; the end of the handshake proves that the peer has its key.
+        if self.is_handshaking() { None } else { self.verdict.name() }
     }
 
     fn peer_kind(&self) -> &'static str {

@@ -77,7 +77,7 @@ pub fn negotiate(
     wanted: &Wanted,
     tls: Option<&ClientTls>,
 ) -> Result<(ExportInfo, Arc<dyn Transport>)> {
-    let mut talk = Talk { transport };
+    let mut talk = Talk { transport, secure: false };
     let export = match talk.start(tls)? {
         Style::Old => talk.oldstyle(&wanted.export),
         Style::New { fixed: false, no_zeroes } => {
@@ -93,7 +93,7 @@ pub fn negotiate(
 /// # Errors
 /// As for [`negotiate`].
 pub fn list(transport: Arc<dyn Transport>, tls: Option<&ClientTls>) -> Result<Vec<ExportInfo>> {
-    let mut talk = Talk { transport };
+    let mut talk = Talk { transport, secure: false };
     match talk.start(tls)? {
         Style::Old => Ok(vec![talk.oldstyle("")?]),
         Style::New { fixed: false, .. } => {
@@ -111,6 +111,7 @@ pub fn list(transport: Arc<dyn Transport>, tls: Option<&ClientTls>) -> Result<Ve
 
 struct Talk {
     transport: Arc<dyn Transport>,
+    secure: bool,
 }
 
 /// One reply to an option.
@@ -124,6 +125,11 @@ impl Talk {
         let done =
             read_exact(&*self.transport, &mut IoVecMut::from(to), || Err(io::ErrorKind::TimedOut.into()));
         done.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof if self.secure => {
+                let text = "Cannot read from TLS channel: The TLS connection was non-properly terminated.";
+                Error::new(Kind::Io, text)
+                    .with_hint("The server may not let this client in; its log may say why.")
+            }
             io::ErrorKind::UnexpectedEof => {
                 Error::new(Kind::Io, "Unexpected end-of-file before all data were read")
             }
@@ -140,7 +146,13 @@ impl Talk {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let stalled = || Err(io::ErrorKind::TimedOut.into());
-        write_all(&*self.transport, &IoVec::from(bytes), stalled).context(|| "Failed to send option")
+        match write_all(&*self.transport, &IoVec::from(bytes), stalled) {
+            // A server that left may have said why; whoever reads next finds out.
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
+            done => done.context(|| "Failed to send option"),
+        }
     }
 
     /// Up to where options begin, secured if that is wanted.
@@ -185,6 +197,7 @@ impl Talk {
             }
         }
         self.transport = Arc::new(tls.connect(Arc::clone(&self.transport))?);
+        self.secure = true;
         Ok(())
     }
 

@@ -56,7 +56,8 @@ fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
     if anon.endpoint == Endpoint::Server {
         dh_group(anon.dir.as_deref())?;
     }
-    Ok(Made::object(anon))
+    let dir = anon.dir.as_deref().map(super::absolute);
+    Ok(Made::object(Anon { dir, ..anon }))
 }
 
 impl TlsCredentials for Anon {

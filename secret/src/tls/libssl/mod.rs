@@ -116,6 +116,10 @@ impl LibsslSession {
         let doing = if self.handshaking { "TLS handshake failed" } else { "Cannot read from TLS channel" };
         let reason = e.ssl_error().and_then(|stack| stack.errors().first()).and_then(|e| e.reason());
         let reason = reason.unwrap_or("the connection broke");
+        if let Some((_, alert)) = reason.split_once(" alert ") {
+            return Error::new(Kind::Io, format!("{doing}: A TLS fatal alert has been received: {alert}"))
+                .with_hint("The other end does not accept our key or name, or has no cipher in common; its log may say why.");
+        }
         match self.notes.get() {
             Some(Err(why)) => Error::new(Kind::Io, format!("{doing}: {why}")),
             Some(Ok(who)) if self.handshaking => {
@@ -259,6 +263,11 @@ fn context(endpoint: Endpoint, priority: Priority) -> Result<SslContextBuilder, 
     context.set_min_proto_version(Some(version(!priority.has_tls12())))?;
     context.set_max_proto_version(Some(version(priority.has_tls13())))?;
     Ok(context)
+}
+
+/// A path that still means the same when a server in the background has left its folder.
+fn absolute(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 /// The group of a server's folder, or one of RFC 3526: 2048 bits.

@@ -76,8 +76,10 @@ fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
         return Err(Error::invalid("username should not be set when endpoint=server")
             .with_hint("A server knows all users of the file; clients say who they are."));
     }
-    let keys = Keys { file, username: options.username.unwrap_or_else(|| DEFAULT_USER.into()) };
+    let mut keys = Keys { file, username: options.username.unwrap_or_else(|| DEFAULT_USER.into()) };
     keys.check(options.endpoint)?;
+    keys.file = super::absolute(&keys.file);
+    let dir = super::absolute(&dir);
     Ok(Made::object(Psk { endpoint: options.endpoint, priority, dir, keys: Arc::new(keys) }))
 }
 
