@@ -240,6 +240,8 @@ fn parse_uri(uri: &str) -> Option<Options> {
         Some(family) => (family, true),
         None => (scheme.strip_prefix("nbd")?, false),
     };
+    let (user, authority) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     let mut query = parse_query(query)?;
     let mut pairs = Vec::new();
     match family {
@@ -249,7 +251,6 @@ fn parse_uri(uri: &str) -> Option<Options> {
             pairs.extend([("server.type", "unix".to_owned()), ("server.path", socket)]);
         }
         "" | "+tcp" if !authority.is_empty() => {
-            let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
             let (host, port) = uri_host(authority)?;
             pairs.extend([
                 ("server.type", "inet".to_owned()),
@@ -262,7 +263,7 @@ fn parse_uri(uri: &str) -> Option<Options> {
     if secure {
         pairs.push(("tls", "on".to_owned()));
         pairs.extend(tls::from_query(&mut query));
-        if let Some((user, _)) = authority.rsplit_once('@') {
+        if let Some(user) = user {
             pairs.push(("tls-username", decode(user)?));
         }
     }
