@@ -186,7 +186,7 @@ impl Registry {
     /// # Errors
     /// There is no such object, or it is no authorisation.
     pub fn authorization(&self, id: &str) -> Result<Arc<dyn Authorization>> {
-        self.get_any(id).and_then(|object| object.as_authorization()).ok_or_else(|| {
+        self.get_any(id).and_then(Object::as_authorization).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("Cannot find QAuthZ object ID {id}"))
                 .with_hint(format!("Make it first, for example: --object authz-simple,id={id},identity=NAME"))
         })

@@ -346,6 +346,33 @@ fn shared_keys_work_with_everybody() {
 }
 
 #[test]
+fn files_of_shared_keys_are_judged_when_the_program_starts() {
+    let scene = Scene::new();
+    keys(&scene, "psk", &[("qemu", KEY), ("odd", "abc"), ("text", "zz")]);
+    keys(&scene, "empty", &[]);
+    for options in [
+        "endpoint=client",
+        "dir=none",
+        "dir=none,endpoint=server",
+        "dir=psk",
+        "dir=psk,username=qem",
+        "dir=psk,username=odd",
+        "dir=psk,username=text",
+        "dir=empty",
+        "dir=empty,endpoint=server",
+        "dir=psk,endpoint=server,username=qemu",
+    ] {
+        let line = format!("qemu-img info --object tls-creds-psk,id=t,{options} -f raw a.raw");
+        let [ours, real] = [Whose::Ours, Whose::Real].map(|whose| whose.run(scene.dir.path(), &line));
+        assert!(ours.agrees_with(&real), "{options} {ours} {real}");
+    }
+    // The real tool finds out when a client connects.
+    let line = "qemu-img info --object tls-creds-psk,id=t,dir=psk,endpoint=server -f raw a.raw";
+    let said = Whose::Ours.run(scene.dir.path(), line);
+    assert!(said.code == Some(1) && said.stderr.contains("line 2 of psk/keys.psk"), "{said}");
+}
+
+#[test]
 fn a_wrong_key_or_user_gets_nothing_and_rules_judge_users() {
     let scene = Scene::new();
     keys(&scene, "psk", &[("qemu", KEY), ("fred", OTHER)]);

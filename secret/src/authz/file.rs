@@ -71,7 +71,8 @@ fn create(request: &Request<'_>) -> Result<Box<dyn Object>> {
 impl Authorization for File {
     fn allows(&self, name: &str) -> Result<bool> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.refresh && state(&self.path) != loaded.state {
+        // A file that could not be read has no state.
+        if self.refresh && (loaded.state.is_none() || state(&self.path) != loaded.state) {
             // Nobody, until the file is right again; the next question tries anew.
             *loaded = Loaded { state: None, list: List::nobody() };
             *loaded = load(&self.path)?;

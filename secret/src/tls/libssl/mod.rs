@@ -114,7 +114,8 @@ impl LibsslSession {
 
     fn explain(&self, e: &openssl::ssl::Error) -> Error {
         let doing = if self.handshaking { "TLS handshake failed" } else { "Cannot read from TLS channel" };
-        let reason = e.ssl_error().and_then(|stack| stack.errors().first()).and_then(|e| e.reason());
+        let reason =
+            e.ssl_error().and_then(|stack| stack.errors().first()).and_then(openssl::error::Error::reason);
         let reason = reason.unwrap_or("the connection broke");
         if let Some((_, alert)) = reason.split_once(" alert ") {
             return Error::new(Kind::Io, format!("{doing}: A TLS fatal alert has been received: {alert}"))

@@ -121,21 +121,21 @@ struct Pkcs12<'a> {
 /// The scheme, if it is this one: `SEQUENCE { SEQUENCE { oid, SEQUENCE { salt, rounds } }, data }`.
 fn pkcs12_scheme(der: &[u8]) -> Option<Pkcs12<'_>> {
     let (_, outer) = Sequence::from_der(der).ok()?;
-    let outer: &[u8] = borrowed(outer)?;
+    let outer: &[u8] = borrowed(&outer)?;
     let (rest, algorithm) = Sequence::from_der(outer).ok()?;
-    let (parameters, oid) = Oid::from_der(borrowed(algorithm)?).ok()?;
+    let (parameters, oid) = Oid::from_der(borrowed(&algorithm)?).ok()?;
     if oid.to_id_string() != "1.2.840.113549.1.12.1.3" {
         return None;
     }
     let (_, parameters) = Sequence::from_der(parameters).ok()?;
-    let (rounds, salt) = OctetString::from_der(borrowed(parameters)?).ok()?;
+    let (rounds, salt) = OctetString::from_der(borrowed(&parameters)?).ok()?;
     let (_, rounds) = Integer::from_der(rounds).ok()?;
     let (_, data) = OctetString::from_der(rest).ok()?;
     let rounds = rounds.as_u32().ok().filter(|n| (1..=MAX_ROUNDS).contains(n))?;
     Some(Pkcs12 { salt: octets(salt)?, rounds, data: octets(data)? })
 }
 
-fn borrowed(sequence: Sequence<'_>) -> Option<&[u8]> {
+fn borrowed<'a>(sequence: &Sequence<'a>) -> Option<&'a [u8]> {
     match sequence.content {
         std::borrow::Cow::Borrowed(content) => Some(content),
         std::borrow::Cow::Owned(_) => None,

@@ -198,7 +198,7 @@ impl X509 {
     fn server(&self, verifier: Arc<Verifier>) -> Result<rustls::Connection> {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(self.priority.versions())
-            .map_err(unusable)?;
+            .map_err(|e| unusable(&e))?;
         let builder = match self.trust {
             Some(_) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
@@ -208,13 +208,13 @@ impl X509 {
         // Every session stands alone: nothing to keep, and a revoked client cannot come back with a ticket.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(rustls::ServerConnection::new(Arc::new(config)).map_err(unusable)?.into())
+        Ok(rustls::ServerConnection::new(Arc::new(config)).map_err(|e| unusable(&e))?.into())
     }
 
     fn client(&self, verifier: Arc<Verifier>, hostname: Option<&str>) -> Result<rustls::Connection> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(self.priority.versions())
-            .map_err(unusable)?
+            .map_err(|e| unusable(&e))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut config = match &self.own {
@@ -226,10 +226,10 @@ impl X509 {
         let name = hostname.and_then(|name| ServerName::try_from(name.to_owned()).ok());
         config.enable_sni = name.is_some();
         let name = name.unwrap_or_else(|| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
-        Ok(rustls::ClientConnection::new(Arc::new(config), name).map_err(unusable)?.into())
+        Ok(rustls::ClientConnection::new(Arc::new(config), name).map_err(|e| unusable(&e))?.into())
     }
 }
 
-fn unusable(e: rustls::Error) -> Error {
+fn unusable(e: &rustls::Error) -> Error {
     Error::invalid(format!("Cannot start a TLS session: {e}"))
 }
