@@ -355,6 +355,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The way to store compressed clusters, for formats that have them.
+    fn compressor(&self) -> Option<&dyn crate::compressed::Compressor> {
+        None
+    }
+
+    /// What it can do about its backing file, for formats that have one.
+    fn overlay(&self) -> Option<&dyn crate::overlay::Overlay> {
+        None
+    }
+
     /// The points at which it stops requests, in drivers made for that.
     fn breakpoints(&self) -> Option<&dyn Breakpoints> {
         None

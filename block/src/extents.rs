@@ -130,7 +130,9 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
 /// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.
 fn reads_zero_below(layer: &Arc<Node>, mapping: &crate::Mapping, max: &mut u64) -> Result<bool> {
     let Some(host) = mapping.host.as_ref().filter(|_| mapping.plain) else { return Ok(false) };
-    let Some(node) = host.node.as_ref().filter(|n| !Arc::ptr_eq(n, layer) && layer.owns(n)) else {
+    // A file for data alone is all data, as for the tool we stand in for.
+    let Some(node) = host.node.as_ref().filter(|n| layer.primary().is_some_and(|f| Arc::ptr_eq(n, &f)))
+    else {
         return Ok(false);
     };
     let below = node.map(host.offset, *max, Want::Zeroes)?;

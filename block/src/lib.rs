@@ -16,6 +16,7 @@ pub mod buffer;
 pub mod channel;
 pub mod check;
 pub mod compare;
+pub mod compressed;
 pub mod copy;
 mod driver;
 pub mod extents;
@@ -27,6 +28,7 @@ mod iovec;
 pub mod keys;
 pub mod nbd;
 mod node;
+pub mod overlay;
 #[cfg(feature = "authz-pam")]
 mod pam;
 pub mod protocol;

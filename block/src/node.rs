@@ -167,11 +167,6 @@ impl Node {
         self.children().iter().find(|c| c.role() == role).map(|c| Arc::clone(c.node()))
     }
 
-    /// Whether `node` is directly below this one.
-    pub(crate) fn owns(&self, node: &Arc<Node>) -> bool {
-        self.children().iter().any(|c| Arc::ptr_eq(c.node(), node))
-    }
-
     /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
     ///
     /// # Errors

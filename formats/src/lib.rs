@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bochs;
 pub mod crypto;
 mod deflate;
 mod encrypt;
@@ -13,10 +14,11 @@ pub mod mapped;
 pub mod qcow;
 pub mod qcow2;
 pub mod raw;
+pub mod throwaway;
 
 use block::filter::blkdebug;
 use block::graph::DriverTable;
-use block::protocol::{file, nbd, null};
+use block::protocol::{file, nbd, null, ssh};
 
 /// Every driver there is: protocols, filters and formats. Of formats that probe equally well, the first wins.
 pub const DRIVERS: DriverTable = DriverTable(&[
@@ -24,10 +26,12 @@ pub const DRIVERS: DriverTable = DriverTable(&[
     &luks::ROW,
     &qcow::ROW,
     &qcow2::ROW,
+    &bochs::ROW,
     &file::FILE,
     &file::HOST_DEVICE,
     &file::HOST_CDROM,
     &nbd::NBD,
+    &ssh::SSH,
     &null::NULL_CO,
     &null::NULL_AIO,
     &blkdebug::ROW,

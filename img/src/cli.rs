@@ -34,8 +34,12 @@ pub(crate) enum Command {
     Amend(command::amend::AmendArgs),
     /// Make, remove, clear, enable, disable and merge dirty bitmaps
     Bitmap(command::bitmap::BitmapArgs),
+    /// Measure how fast requests are served
+    Bench(command::bench::BenchArgs),
     /// Look for contradictions in an image, and mend them
     Check(command::check::CheckArgs),
+    /// Write what an image holds into its backing file
+    Commit(command::commit::CommitArgs),
     /// Say whether two images have the same contents
     Compare(command::compare::CompareArgs),
     /// Copy images into a new or existing one, changing format and encryption
@@ -52,6 +56,8 @@ pub(crate) enum Command {
     Map(command::map::MapArgs),
     /// Say how much space an image would take
     Measure(command::measure::MeasureArgs),
+    /// Put an image on another backing file
+    Rebase(command::rebase::RebaseArgs),
     /// Change the size of an image
     Resize(command::resize::ResizeArgs),
     /// List, take, apply and delete snapshots inside an image
@@ -66,7 +72,9 @@ impl Command {
         match self {
             Command::Amend(args) => start(out, args),
             Command::Bitmap(args) => start(out, args),
+            Command::Bench(args) => start(out, args),
             Command::Check(args) => start(out, args),
+            Command::Commit(args) => start(out, args),
             Command::Compare(args) => start(out, args),
             Command::Convert(args) => start(out, args),
             Command::Create(args) => start(out, args),
@@ -75,6 +83,7 @@ impl Command {
             Command::Key(args) => start(out, args),
             Command::Map(args) => start(out, args),
             Command::Measure(args) => start(out, args),
+            Command::Rebase(args) => start(out, args),
             Command::Resize(args) => start(out, args),
             Command::Snapshot(args) => start(out, args),
             Command::TlsInit(args) => start(out, args),

@@ -1,6 +1,6 @@
 //! Reports: what `info` says about a node, for programs and for people.
 
-use block::graph::resolve;
+use block::graph::{plain_name, resolve};
 use block::snapshot::Snapshot;
 use block::tool::{dump, local_time, size::human};
 use block::{FormatInfo, Node, Result};
@@ -108,15 +108,6 @@ fn add_backing(node: &Node, info: &FormatInfo, map: &mut Map<String, Value>) {
     }
     if let Ok(full) = resolve(&plain_name(node), stored) {
         map.insert("full-backing-filename".into(), json!(full));
-    }
-}
-
-/// The file name of a node; where a description takes its place, that of the file below.
-fn plain_name(node: &Node) -> String {
-    let name = &node.name().filename;
-    match node.child("file") {
-        Some(file) if name.starts_with("json:") => plain_name(&file),
-        _ => name.clone(),
     }
 }
 

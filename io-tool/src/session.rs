@@ -155,17 +155,13 @@ impl<'a> Session<'a> {
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.",
             ));
         }
-        if args.snapshot {
-            return Err(Error::unsupported(
-                "A throw-away overlay needs the qcow2 format, which this program lacks",
-            ));
-        }
         let (name, mut options) = args.source.resolve()?;
         options.overlay(args.options.clone())?;
         if let Some(format) = &args.format {
             options.set("driver", format.as_str())?;
         }
-        graph::open_tree(self.env(), name.as_deref(), options, args.flags())
+        let open = if args.snapshot { formats::throwaway::open } else { graph::open_tree };
+        open(self.env(), name.as_deref(), options, args.flags())
     }
 
     /// Drivers and objects, for opening images.

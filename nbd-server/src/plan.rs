@@ -72,6 +72,8 @@ pub(crate) struct ExportJob {
     pub(crate) source: Source,
     pub(crate) format: Option<String>,
     pub(crate) flags: OpenFlags,
+    /// Writes go to an overlay that is thrown away.
+    pub(crate) overlay: bool,
     pub(crate) offset: u64,
     pub(crate) allocation_depth: bool,
     /// The dirty bitmaps clients may ask for.
@@ -93,7 +95,6 @@ pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
     }
     check_tls(&cli)?;
     check_channel(&cli)?;
-    refuse_unavailable(&cli)?;
     if cli.disconnect {
         return disconnect(&cli, out);
     }
@@ -211,14 +212,6 @@ fn check_tls(cli: &Cli) -> Result<()> {
     Err(Error::invalid(text))
 }
 
-/// What is asked for and not built into this program.
-fn refuse_unavailable(cli: &Cli) -> Result<()> {
-    if cli.snapshot {
-        return Err(Error::unsupported("Temporary snapshots are not supported in this build"));
-    }
-    Ok(())
-}
-
 /// What a kernel device and a labelled socket do not go together with.
 fn check_channel(cli: &Cli) -> Result<()> {
     if cli.selinux_label.is_some() && cli.socket.is_none() {
@@ -294,6 +287,7 @@ fn exports(cli: &Cli, flags: OpenFlags, out: &Out) -> Result<Vec<ExportJob>> {
             source,
             format: cli.format.clone(),
             flags,
+            overlay: cli.snapshot,
             offset: offset(cli)?,
             allocation_depth: cli.allocation_depth,
             bitmaps: cli.bitmaps.clone(),
@@ -364,6 +358,7 @@ fn further_export(text: &str, cli: &Cli, flags: OpenFlags) -> Result<ExportJob> 
         source,
         format: export.format,
         flags: OpenFlags { writable: flags.writable && !export.read_only.unwrap_or(false), ..flags },
+        overlay: cli.snapshot,
         offset: 0,
         allocation_depth: cli.allocation_depth,
         bitmaps: Vec::new(),

@@ -160,12 +160,23 @@ fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
 
 fn open_image(env: Env<'_>, job: &ExportJob) -> Result<Image> {
     let failed = || format!("Failed to blk_new_open '{}'", job.source.text());
+    let image = open_source(env, job).context(failed)?;
     if let (Source::Name(name), None) = (&job.source, &job.format) {
-        let image = graph::open_unnamed(env, &job.source, None, job.flags).context(failed)?;
         warn_of_probing(name, &image);
-        return Ok(image);
     }
-    graph::open_unnamed(env, &job.source, job.format.as_deref(), job.flags).context(failed)
+    Ok(image)
+}
+
+fn open_source(env: Env<'_>, job: &ExportJob) -> Result<Image> {
+    let format = job.format.as_deref();
+    if !job.overlay || !job.flags.writable {
+        return graph::open_unnamed(env, &job.source, format, job.flags);
+    }
+    let (name, mut options) = job.source.resolve()?;
+    if let Some(format) = format {
+        options.set("driver", format)?;
+    }
+    formats::throwaway::open(env, name.as_deref(), options, job.flags)
 }
 
 /// A guest that can write the first sector of a raw image can make it look like another format.

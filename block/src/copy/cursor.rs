@@ -3,6 +3,7 @@
 use super::{CopyError, CopyOptions, Observer, Segment};
 use crate::extents::{Extent, Extents};
 use crate::{Image, SECTOR, Want};
+use std::ops::Range;
 
 /// The longest piece of zeroes handed out at once, in bytes: writing it must not hold up the end of the copy.
 const ZEROES: u64 = 1 << 30;
@@ -43,6 +44,10 @@ pub(super) struct Cursor<'a> {
     at: u64,
     /// The longest chunk of data, in bytes.
     chunk: u64,
+    /// Where the last source ends in the target.
+    end: u64,
+    /// Bytes of the extents to come that have been handed out already.
+    ahead: u64,
 }
 
 /// How far a segment has been walked.
@@ -69,7 +74,9 @@ impl<'a> Cursor<'a> {
         observer: &'a dyn Observer,
         chunk: u64,
     ) -> Self {
-        Cursor { segments: segments.iter(), options, observer, current: None, at: 0, chunk }
+        let end = segments.iter().map(|s| s.range.end - s.range.start).sum();
+        let segments = segments.iter();
+        Cursor { segments, options, observer, current: None, at: 0, chunk, end, ahead: 0 }
     }
 
     /// The next chunk; `None` at the end.
@@ -93,7 +100,9 @@ impl<'a> Cursor<'a> {
     fn hold(&mut self, extent: Extent) {
         if let Some(position) = &mut self.current {
             position.at = extent.start + extent.len;
-            position.rest = Some(extent);
+            let done = self.ahead.min(extent.len);
+            self.ahead -= done;
+            position.rest = (extent.len > done).then(|| after(extent, done));
         }
     }
 
@@ -123,23 +132,45 @@ impl<'a> Cursor<'a> {
 
     /// Cuts the next chunk off `extent`: data at multiples of the chunk size in the target, zeroes only where they
     /// would take long to write.
-    fn cut(&mut self, mut extent: Extent) -> Span<'a> {
+    fn cut(&mut self, extent: Extent) -> Span<'a> {
         let position = self.current.as_mut().expect("an extent comes from a segment");
-        let (kind, room) = classify(&extent, self.at, self.options, self.chunk - self.at % self.chunk);
-        let len = extent.len.min(room);
-        let span = Span { source: &position.segment.image, source_at: extent.start, at: self.at, len, kind };
+        let (mut kind, room) = classify(&extent, self.at, self.options, self.chunk - self.at % self.chunk);
+        let mut len = extent.len.min(room);
+        if let Some(unit) = self.options.compressed {
+            let left = self.end - self.at;
+            (kind, len) = whole_clusters(kind, self.at..self.at + len, left, unit, self.chunk);
+        }
+        let source_at = extent.start;
+        let span = Span { source: &position.segment.image, source_at, at: self.at, len, kind };
         self.at += len;
-        extent.start += len;
-        extent.len -= len;
-        position.rest = (extent.len > 0).then_some(extent);
+        let here = len.min(extent.len);
+        self.ahead = len - here;
+        position.rest = (extent.len > here).then(|| after(extent, here));
         span
     }
+}
+
+/// What follows the first `done` bytes of an extent.
+fn after(extent: Extent, done: u64) -> Extent {
+    Extent { start: extent.start + done, len: extent.len - done, ..extent }
+}
+
+/// Makes a piece of the target whole clusters of `unit` bytes, as compressed ones are written: what is less than that is
+/// read together with what follows it, of which there are `left` bytes in the sources. Chunks are whole clusters too.
+fn whole_clusters(kind: SpanKind, piece: Range<u64>, left: u64, unit: u64, chunk: u64) -> (SpanKind, u64) {
+    let Range { start: at, end } = piece;
+    let whole = if end - at == left { end } else { end - end % unit };
+    if kind != SpanKind::Data && at.is_multiple_of(unit) && whole > at {
+        return (kind, whole - at);
+    }
+    let stop = end.next_multiple_of(unit).min(at - at % chunk + chunk);
+    (SpanKind::Data, (stop - at).min(left))
 }
 
 /// What an extent is for a target offset of `at`, and for how many bytes at most; `chunk` is what is left of the chunk.
 fn classify(extent: &Extent, at: u64, options: &CopyOptions, chunk: u64) -> (SpanKind, u64) {
     let backed = options.backing.unwrap_or(0).saturating_sub(at);
-    let below = options.backing.is_some() && (extent.depth > 0 || !extent.present);
+    let below = options.backing.is_some() && (extent.depth >= options.backing_depth || !extent.present);
     match (extent.zero, backed) {
         (_, 1..) if below => (SpanKind::Backed, backed),
         (true, _) if options.sparse == 0 => (SpanKind::Zero, chunk),

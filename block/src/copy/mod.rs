@@ -5,6 +5,7 @@
 //! Memory is one buffer per worker.
 
 mod cursor;
+pub mod rebase;
 mod sparse;
 #[cfg(test)]
 mod tests;
@@ -53,12 +54,14 @@ pub struct CopyOptions {
     pub target_is_zero: bool,
     /// The target has a backing file of this many bytes that holds what the lower layers of the source hold.
     pub backing: Option<u64>,
+    /// How many layers down the source the lower layers begin which that backing file holds.
+    pub backing_depth: u32,
     /// At most this many bytes a second.
     pub rate: Option<u64>,
     /// What cannot be read becomes zeroes.
     pub salvage: bool,
-    /// Write compressed clusters.
-    pub compressed: bool,
+    /// Write compressed clusters of this many bytes.
+    pub compressed: Option<u64>,
 }
 
 /// What a copy tells while it runs. Called from all workers.
@@ -101,7 +104,7 @@ pub enum CopyError {
 /// # Errors
 /// Finding out what the source is made of failed.
 pub fn work(sources: &[Segment], options: &CopyOptions, observer: &dyn Observer) -> Result<u64, CopyError> {
-    let mut cursor = Cursor::new(sources, options, observer, CHUNK);
+    let mut cursor = Cursor::new(sources, options, observer, CHUNK.max(options.compressed.unwrap_or(0)));
     let mut bytes = 0;
     while let Some(span) = cursor.next()? {
         bytes += span.work(options);
@@ -120,10 +123,14 @@ pub fn copy(
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
     let unit = unit(target, options);
-    let chunk = chunk(sources, target).max(unit.min(CHUNK));
+    let mut chunk = chunk(sources, target).max(unit.min(CHUNK));
+    if let Some(cluster) = options.compressed {
+        chunk = chunk.next_multiple_of(cluster);
+    }
     let job = Job {
         cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk))),
         chunk,
+        sources,
         turns: Turns::default(),
         target,
         options,
@@ -150,6 +157,7 @@ struct Job<'a> {
     cursor: Mutex<(u64, Cursor<'a>)>,
     /// The longest piece of data that the cursor hands out, in bytes.
     chunk: u64,
+    sources: &'a [Segment],
     turns: Turns,
     target: &'a Image,
     options: &'a CopyOptions,
@@ -161,6 +169,22 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Reads what belongs at `at` of the target, from as many sources as that is in.
+    fn read(&self, at: u64, mut bytes: &mut [u8]) -> crate::Result<()> {
+        let (mut at, mut start) = (at, 0);
+        for Segment { image, range } in self.sources {
+            let len = range.end - range.start;
+            if (start..start + len).contains(&at) && !bytes.is_empty() {
+                let here = usize::try_from(start + len - at).unwrap_or(usize::MAX).min(bytes.len());
+                let (head, rest) = std::mem::take(&mut bytes).split_at_mut(here);
+                image.read(range.start + at - start, head)?;
+                (bytes, at) = (rest, at + here as u64);
+            }
+            start += len;
+        }
+        Ok(())
+    }
+
     fn run(&self) -> Result<(), CopyError> {
         let result = worker::Worker::new(self).run();
         if result.is_err() {
@@ -178,13 +202,12 @@ fn chunk(sources: &[Segment], target: &Image) -> u64 {
     wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
 }
 
-/// The unit in which zeroes are looked for: what the target writes at once, and no finer than the runs of zeroes that
-/// are worth leaving out.
+/// The unit in which zeroes are looked for: what the target allocates at once; in one that allocates nothing, no finer
+/// than the runs of zeroes that are worth leaving out.
 fn unit(target: &Image, options: &CopyOptions) -> u64 {
     let limits = target.limits();
-    let target = u64::from(limits.request_align.max(limits.cluster_size.unwrap_or(1)));
     let wanted = options.sparse.min(CHUNK).checked_ilog2().map_or(1, |log| 1 << log);
-    target.max(wanted)
+    limits.cluster_size.map_or(wanted, u64::from).max(limits.request_align.into())
 }
 
 /// Keeps the rate: each chunk pushes the time at which the next may start.

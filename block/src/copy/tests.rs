@@ -105,9 +105,10 @@ const PLAIN: CopyOptions = CopyOptions {
     sparse: 4096,
     target_is_zero: false,
     backing: None,
+    backing_depth: 1,
     rate: None,
     salvage: false,
-    compressed: false,
+    compressed: None,
 };
 
 fn contents(image: &Image) -> Vec<u8> {

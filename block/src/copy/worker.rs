@@ -2,8 +2,10 @@
 
 use super::cursor::{Span, SpanKind};
 use super::{CopyError, CopyOptions, Job, Order, sparse};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, is_zero};
+use crate::compressed::Packed;
 use crate::{Error, IoVec, WriteFlags, ZeroFlags};
+use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -23,11 +25,13 @@ impl Span<'_> {
 pub(super) struct Worker<'a, 'j> {
     job: &'a Job<'j>,
     buffer: Buffer,
+    /// What is in the buffer, compressed, where the target lets that be done ahead.
+    packed: Option<Packed>,
 }
 
 impl<'a, 'j> Worker<'a, 'j> {
     pub(super) fn new(job: &'a Job<'j>) -> Self {
-        Worker { job, buffer: Buffer::default() }
+        Worker { job, buffer: Buffer::default(), packed: None }
     }
 
     /// Works until there is nothing left or somebody failed.
@@ -38,6 +42,7 @@ impl<'a, 'j> Worker<'a, 'j> {
             self.wait_for_rate(work);
             if work > 0 {
                 self.fill(&span)?;
+                self.pack(&span)?;
             }
             let in_turn = self.job.options.order == Order::Sequential;
             if in_turn && !self.job.turns.wait(number) {
@@ -77,7 +82,7 @@ impl<'a, 'j> Worker<'a, 'j> {
             bytes.fill(0);
             return Ok(());
         }
-        match span.source.read(span.source_at, bytes) {
+        match read(self.job, span, 0, bytes) {
             Err(e) if !self.job.options.salvage => Err(CopyError::Read(span.at, e)),
             Err(_) => {
                 self.salvage(span);
@@ -87,12 +92,32 @@ impl<'a, 'j> Worker<'a, 'j> {
         }
     }
 
+    /// Compresses what is in the buffer, on this worker's own core, before its turn to write comes.
+    fn pack(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
+        self.packed = None;
+        if self.is_whole(span.at, span.len) {
+            let bytes = &self.buffer[..span.len as usize];
+            let left_out = |bytes: &[u8]| self.job.options.sparse > 0 && is_zero(bytes);
+            let packed = self.job.target.node().pack(bytes, left_out);
+            self.packed = packed.map_err(|e| CopyError::Write(span.at, e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a piece is to be stored as whole compressed clusters, the last of which the end of the image may cut.
+    fn is_whole(&self, at: u64, len: u64) -> bool {
+        let Some(unit) = self.job.options.compressed else { return false };
+        let end = at + len;
+        let last = || self.job.target.len().is_ok_and(|len| len == end);
+        at.is_multiple_of(unit) && (end.is_multiple_of(unit) || last())
+    }
+
     /// Reads again sector by sector; what still fails becomes zeroes.
     fn salvage(&mut self, span: &Span<'_>) {
         let sector = crate::SECTOR as usize;
         for (i, bytes) in self.buffer[..span.len as usize].chunks_mut(sector).enumerate() {
             let skip = (i * sector) as u64;
-            if let Err(e) = span.source.read(span.source_at + skip, bytes) {
+            if let Err(e) = read(self.job, span, skip, bytes) {
                 bytes.fill(0);
                 self.job.observer.read_failed(span.at + skip, &e);
             }
@@ -110,24 +135,31 @@ impl<'a, 'j> Worker<'a, 'j> {
     /// Writes the first `len` bytes of the buffer, leaving out zeroes.
     fn write_buffer(&self, at: u64, len: usize) -> Result<(), CopyError> {
         let options = self.job.options;
-        let bytes = &self.buffer[..len];
         if options.sparse == 0 {
-            return self.write_data(at, bytes);
+            return self.write_data(at, 0..len);
         }
-        for (range, zero) in sparse::runs(bytes, at, options.sparse, self.job.unit) {
-            let start = at + range.start as u64;
+        for (range, zero) in sparse::runs(&self.buffer[..len], at, options.sparse, self.job.unit) {
             match zero {
-                true => self.write_zeroes(start, range.len() as u64)?,
-                false => self.write_data(start, &bytes[range])?,
+                true => self.write_zeroes(at + range.start as u64, range.len() as u64)?,
+                false => self.write_data(at, range)?,
             }
         }
         Ok(())
     }
 
-    fn write_data(&self, at: u64, bytes: &[u8]) -> Result<(), CopyError> {
-        let mut flags = WriteFlags::empty();
-        flags.set(WriteFlags::COMPRESSED, self.job.options.compressed);
-        self.job.target.writev(at, &IoVec::from(bytes), flags).map_err(|e| CopyError::Write(at, e))
+    /// Writes `range` of the buffer, which begins at `at` of the target.
+    fn write_data(&self, at: u64, range: Range<usize>) -> Result<(), CopyError> {
+        let start = at + range.start as u64;
+        let bytes = &self.buffer[range.clone()];
+        let written = match &self.packed {
+            Some(packed) => self.job.target.node().write_packed(start, bytes, packed.from(range.start)),
+            None => self.job.target.writev(start, &IoVec::from(bytes), self.flags(start, bytes.len() as u64)),
+        };
+        written.map_err(|e| CopyError::Write(start, e))
+    }
+
+    fn flags(&self, at: u64, len: u64) -> WriteFlags {
+        if self.is_whole(at, len) { WriteFlags::COMPRESSED } else { WriteFlags::empty() }
     }
 
     fn write_zeroes(&self, at: u64, len: u64) -> Result<(), CopyError> {
@@ -137,5 +169,14 @@ impl<'a, 'j> Worker<'a, 'j> {
         }
         let done = self.job.target.write_zeroes(at..at + len, ZeroFlags::MAY_UNMAP);
         done.map_err(|e: Error| CopyError::Write(at, e))
+    }
+}
+
+/// Reads what is `skip` bytes into a chunk.
+fn read(job: &Job<'_>, span: &Span<'_>, skip: u64, bytes: &mut [u8]) -> crate::Result<()> {
+    match job.options.compressed {
+        // A cluster may begin in one source and end in the next.
+        Some(_) => job.read(span.at + skip, bytes),
+        None => span.source.read(span.source_at + skip, bytes),
     }
 }

@@ -122,11 +122,11 @@ impl OpenCtx<'_> {
             None => ChildSource::Describe { filename: None, options: Options::new() },
         };
         if let ChildSource::Describe { filename: name @ None, options } = &mut source
-            && ["filename", "driver", "file"].iter().all(|key| options.get(key).is_none())
+            && ["filename", "file"].iter().all(|key| options.get(key).is_none())
         {
             *name = filename;
             if let Some(format) = format {
-                options.set("driver", format)?;
+                options.set_default("driver", format)?;
             }
         }
         Ok(source)
@@ -138,7 +138,7 @@ impl OpenCtx<'_> {
     /// A relative name in an image that is no file.
     fn resolve(&self, filename: &str) -> Result<String> {
         let base = self.opened.iter().find(|c| c.role() == "file");
-        super::resolve(base.map_or("", |file| &file.node().name().filename), filename)
+        super::resolve(&base.map_or_else(String::new, |file| super::plain_name(file.node())), filename)
     }
 
     fn attach(&mut self, role: &'static str, source: ChildSource, perms: Perms) -> Result<Child> {

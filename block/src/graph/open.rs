@@ -350,7 +350,8 @@ impl Opener<'_> {
             }
             Some(ChildSource::Opened(node)) => node,
             Some(ChildSource::Describe { filename, options }) => {
-                let perms = Perms { own: super::Perm::empty(), shared: super::Perm::all() };
+                // A filter keeps the rights its child was opened with.
+                let perms = Perms { own: self.flags.perms().own, shared: super::Perm::all() };
                 let flags = below(self.flags);
                 let depth = self.depth + 1;
                 let opener = Opener { env: self.env, flags, perms, depth, guessed: false };

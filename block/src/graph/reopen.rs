@@ -206,7 +206,15 @@ impl ReopenCtx<'_> {
     /// A change of another option, or one that is malformed.
     pub fn options<T: DeserializeOwned>(&mut self, changeable: &[&str]) -> Result<T> {
         let mut merged = self.opened.options.clone();
-        merged.overlay(std::mem::take(&mut self.delta))?;
+        let delta = std::mem::take(&mut self.delta);
+        for key in delta.keys() {
+            // A group takes the place of a value, and a value that of a group.
+            let is_group = |options: &Options| options.get(key).map(Value::is_object);
+            if is_group(&merged).is_some_and(|group| is_group(&delta) != Some(group)) {
+                merged.take(key);
+            }
+        }
+        merged.overlay(delta)?;
         let fixed = merged
             .keys()
             .find(|key| !changeable.contains(key) && merged.get(key) != self.opened.options.get(key));

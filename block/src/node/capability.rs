@@ -4,13 +4,80 @@
 use super::Node;
 use crate::amend::AmendCtx;
 use crate::bitmap::{Bitmaps, DirtyBitmap};
+use crate::compressed::Packed;
 use crate::graph::CreateOptions;
+use crate::inflight::Mode;
 use crate::keys::Keys;
+use crate::overlay::{BackingName, Overlay};
 use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
-use crate::{Context, Error, Kind, Quiesced, Result};
+use crate::{Context, Error, IoVec, Kind, Quiesced, Result, WriteFlags};
 use std::sync::Arc;
 
 impl Node {
+    /// Whether the format can change or uncover its backing file.
+    pub fn has_overlay(&self) -> bool {
+        self.state().driver.overlay().is_some()
+    }
+
+    /// Writes another backing file's name into the image.
+    ///
+    /// # Errors
+    /// `ENOTSUP` in formats without backing files, or the driver's.
+    pub fn set_backing(&self, to: Option<BackingName<'_>>) -> Result<()> {
+        self.with_overlay(|overlay, q| overlay.set_backing(q, to))
+    }
+
+    /// Gives up everything stored, so that the backing file shows.
+    ///
+    /// # Errors
+    /// As for [`Node::set_backing`].
+    pub fn make_empty(&self) -> Result<()> {
+        self.with_overlay(|overlay, q| overlay.make_empty(q))
+    }
+
+    /// Compresses whole clusters (or up to the end of the image) without storing them, except those to `skip`; `None`
+    /// where that is left to the write itself.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn pack(&self, bytes: &[u8], skip: impl Fn(&[u8]) -> bool) -> Result<Option<Packed>> {
+        let state = self.state();
+        let Some(compressor) = state.driver.compressor() else { return Ok(None) };
+        let cluster = usize::try_from(compressor.cluster_size()).unwrap_or(usize::MAX);
+        let pack = |bytes: &[u8]| match bytes {
+            bytes if skip(bytes) => Ok(None),
+            bytes if bytes.len() == cluster => compressor.compress(bytes),
+            bytes => compressor.compress(&[bytes, &vec![0; cluster - bytes.len()]].concat()),
+        };
+        Ok(Some(Packed { cluster, clusters: bytes.chunks(cluster).map(pack).collect::<Result<_>>()? }))
+    }
+
+    /// Stores clusters that were compressed before; those it does not pay for as they are.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn write_packed(&self, at: u64, bytes: &[u8], packed: &[Option<Vec<u8>>]) -> Result<()> {
+        let state = self.state();
+        let compressor = state.driver.compressor().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        let cluster = usize::try_from(compressor.cluster_size()).unwrap_or(usize::MAX);
+        let _guard = self.inflight.begin(at..at + bytes.len() as u64, Mode::Plain);
+        let mut place = at;
+        for (bytes, packed) in bytes.chunks(cluster).zip(packed) {
+            match packed {
+                Some(packed) => compressor.store(place, packed)?,
+                None => state.driver.write(place, &IoVec::from(bytes), WriteFlags::empty())?,
+            }
+            place += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn with_overlay<T>(&self, f: impl FnOnce(&dyn Overlay, &Quiesced<'_>) -> Result<T>) -> Result<T> {
+        let state = self.state();
+        let overlay = state.driver.overlay().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        f(overlay, &self.drain())
+    }
+
     /// Changes the format's own options in place, with nothing else in flight.
     ///
     /// # Errors

@@ -5,3 +5,4 @@ pub mod file;
 pub mod memory;
 pub mod nbd;
 pub mod null;
+pub mod ssh;

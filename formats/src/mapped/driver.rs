@@ -5,6 +5,9 @@ use block::amend::Amend;
 use block::bitmap::Bitmaps;
 use block::buffer::Pool;
 use block::check::Check;
+use block::compressed::Compressor;
+use block::graph::ReopenCtx;
+use block::overlay::Overlay;
 use block::snapshot::Snapshots;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
@@ -134,6 +137,22 @@ impl<F: MappedFormat> Driver for Mapped<F> {
         self.format.keys()
     }
 
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
+        Ok(Box::new(Mapped::new(self.format.reopen(ctx)?)))
+    }
+
+    fn start(&self) -> Result<()> {
+        self.format.start()
+    }
+
+    fn compressor(&self) -> Option<&dyn Compressor> {
+        self.format.can_compress().then_some(self)
+    }
+
+    fn overlay(&self) -> Option<&dyn Overlay> {
+        self.format.overlay()
+    }
+
     fn amend(&self) -> Option<&dyn Amend> {
         self.format.amend()
     }
@@ -162,5 +181,20 @@ impl<F: MappedFormat> VmState for Mapped<F> {
 
     fn write(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
         self.write_at(GuestOffset(VmState::offset(self) + at), from)
+    }
+}
+
+impl<F: MappedFormat> Compressor for Mapped<F> {
+    fn cluster_size(&self) -> u64 {
+        self.format.cluster_size()
+    }
+
+    fn compress(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.format.compress(cluster)
+    }
+
+    fn store(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.announce("write_compressed");
+        self.format.store_compressed(GuestOffset(at), bytes)
     }
 }

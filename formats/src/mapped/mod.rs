@@ -23,6 +23,8 @@ pub use pins::{Pin, Pins};
 use block::amend::Amend;
 use block::bitmap::Bitmaps;
 use block::check::Check;
+use block::graph::ReopenCtx;
+use block::overlay::Overlay;
 use block::snapshot::Snapshots;
 use block::{Child, FormatInfo, Level, Limits, Quiesced, Resize, Result, ZeroFlags};
 use std::fmt;
@@ -157,6 +159,11 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
     /// Compresses one guest cluster (zeroes behind its end at the end of the image); `None` when that saves nothing.
     fn compress(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// Whether clusters can be stored compressed at all, in this image.
+    fn can_compress(&self) -> bool {
+        true
+    }
+
     /// Stores what [`MappedFormat::compress`] gave for the cluster at `at`.
     fn store_compressed(&self, at: GuestOffset, bytes: &[u8]) -> Result<()>;
 
@@ -195,6 +202,24 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
 
     /// The key slots, of images that have any.
     fn keys(&self) -> Option<&dyn block::keys::Keys> {
+        None
+    }
+
+    /// The format that takes this one's place, open as `ctx` says; see [`block::Driver::reopen`].
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self>
+    where
+        Self: Sized,
+    {
+        Err(ctx.unsupported())
+    }
+
+    /// What a format given by [`MappedFormat::reopen`] does first.
+    fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it can do about its backing file, for formats that can change it.
+    fn overlay(&self) -> Option<&dyn Overlay> {
         None
     }
 

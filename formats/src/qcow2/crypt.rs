@@ -22,9 +22,9 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Encryption {
     /// Encrypts the payload; `None` where there is nothing to encrypt, or only metadata is wanted.
-    pub(super) cipher: Option<Box<dyn PayloadCipher>>,
+    pub(super) cipher: Option<Arc<dyn PayloadCipher>>,
     /// The LUKS header, and how it was opened.
-    pub(super) luks: Option<Luks>,
+    pub(super) luks: Option<Arc<Luks>>,
 }
 
 /// The LUKS header of an open image.
@@ -73,15 +73,17 @@ pub(super) fn open(
     };
     EncryptOptions::check(given, method)?;
     let cipher = match (header.crypt, &luks) {
-        (CryptMethod::Aes, _) => encrypt::open_aes(ctx, given, options.legacy_aes_write.unwrap_or(false))?,
+        (CryptMethod::Aes, _) => {
+            encrypt::open_aes(ctx, given, options.legacy_aes_write.unwrap_or(false))?.map(Arc::from)
+        }
         (_, Some(luks)) if !ctx.flags.no_io => {
             let secret = EncryptOptions::secret(given, ctx.env)?;
             let cipher = luks.header.unlock(secret)?;
-            Some(Box::new(LuksPayload(cipher)) as Box<dyn PayloadCipher>)
+            Some(Arc::new(LuksPayload(cipher)) as Arc<dyn PayloadCipher>)
         }
         _ => None,
     };
-    Ok(Encryption { cipher, luks })
+    Ok(Encryption { cipher, luks: luks.map(Arc::new) })
 }
 
 fn read_luks(

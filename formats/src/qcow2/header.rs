@@ -34,6 +34,7 @@ pub(super) mod field {
     pub(in crate::qcow2) const SNAPSHOTS: u64 = 60;
     pub(in crate::qcow2) const SIZE: u64 = 24;
     pub(in crate::qcow2) const L1_SIZE: u64 = 36;
+    pub(in crate::qcow2) const L1_OFFSET: u64 = 40;
     pub(in crate::qcow2) const REFTABLE_OFFSET: u64 = 48;
     pub(in crate::qcow2) const INCOMPATIBLE: u64 = 72;
 }

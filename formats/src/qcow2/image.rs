@@ -6,7 +6,7 @@ use super::crypt::Luks;
 use super::entry::{Cluster, L2Entry};
 use super::features::Incompatible;
 use super::geometry::Geometry;
-use super::header::{Compression, Version};
+use super::header::Compression;
 use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::reserve::Token;
@@ -17,6 +17,8 @@ use crate::mapped::{
 use block::amend::Amend;
 use block::bitmap::Bitmaps;
 use block::check::Check;
+use block::graph::ReopenCtx;
+use block::overlay::Overlay;
 use block::snapshot::Snapshots;
 use block::{
     Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
@@ -39,7 +41,9 @@ pub struct Qcow2 {
     pub(super) backing: Option<Child>,
     pub(super) children: Arc<[Child]>,
     pub(super) compression: Compression,
-    pub(super) cipher: Option<Box<dyn PayloadCipher>>,
+    /// Whether the image, if it has just been created, reads as zeroes.
+    pub(super) zero_init: bool,
+    pub(super) cipher: Option<Arc<dyn PayloadCipher>>,
     /// The bitmaps, taken inside the lock of the metadata where both are.
     pub(super) bitmaps: RwLock<Vec<Kept>>,
     /// Some bitmap may want to know of writes.
@@ -47,7 +51,7 @@ pub struct Qcow2 {
     /// The bitmaps in the file are not what they ought to be when the image is closed.
     pub(super) unsaved: AtomicBool,
     /// The LUKS header, where there is one.
-    pub(super) luks: Option<Luks>,
+    pub(super) luks: Option<Arc<Luks>>,
 }
 
 impl Qcow2 {
@@ -184,7 +188,7 @@ impl MappedFormat for Qcow2 {
             request_align: if self.cipher.is_some() { 512 } else { 1 },
             zero_granularity: unit,
             discard_granularity: cluster,
-            zero_init: self.zero_init(),
+            zero_init: self.zero_init,
             cluster_size: Some(cluster),
             write_flags: WriteFlags::COMPRESSED,
             ..Limits::default()
@@ -238,6 +242,10 @@ impl MappedFormat for Qcow2 {
     fn abandon(&self, lease: Lease<Token>) {
         self.lock().abandon(&lease);
         self.changed.notify_all();
+    }
+
+    fn can_compress(&self) -> bool {
+        self.data_file.is_none()
     }
 
     fn compress(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -303,7 +311,19 @@ impl MappedFormat for Qcow2 {
     }
 
     fn keys(&self) -> Option<&dyn block::keys::Keys> {
-        self.luks.as_ref().and_then(Luks::keys)
+        self.luks.as_ref().and_then(|luks| luks.keys())
+    }
+
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self> {
+        self.reopened(ctx)
+    }
+
+    fn start(&self) -> Result<()> {
+        self.begin_use(false)
+    }
+
+    fn overlay(&self) -> Option<&dyn Overlay> {
+        Some(self)
     }
 
     fn amend(&self) -> Option<&dyn Amend> {
@@ -324,18 +344,5 @@ impl MappedFormat for Qcow2 {
 
     fn vmstate_offset(&self) -> Option<u64> {
         Some(self.geometry.l1_entries(self.size()) * self.geometry.l2_coverage())
-    }
-}
-
-impl Qcow2 {
-    /// Whether an image that has just been created reads as zeroes: always, unless it is preallocated over a file that
-    /// does not.
-    fn zero_init(&self) -> bool {
-        let meta = self.lock();
-        let preallocated = meta.l1.first().is_some_and(|entry| *entry != 0);
-        if !preallocated || meta.header.version < Version::V2 {
-            return true;
-        }
-        self.cipher.is_none() && self.data_child().node().limits().zero_init
     }
 }

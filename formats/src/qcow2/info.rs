@@ -53,7 +53,7 @@ impl Qcow2 {
             CryptMethod::None => {}
             CryptMethod::Aes => set("encrypt", json!({"format": "aes"})),
             CryptMethod::Luks => {
-                let luks = self.luks.as_ref().map(super::crypt::Luks::info);
+                let luks = self.luks.as_ref().map(|luks| luks.info());
                 set("encrypt", luks.unwrap_or_else(|| json!({"format": "luks"})));
             }
         }

@@ -4,8 +4,8 @@
 //! offsets split; `cache` and `order` hold tables and know what must reach the disk before what; `overlap` keeps them from being written over; `refcount`, `alloc`,
 //! `reftable`, `free` manage host clusters; `lookup`, `reserve`, `zero` manage guest clusters; `meta` is what
 //! they all work on and `image` what the shared driver ([`crate::mapped`]) talks to; `open`, `create`, `resize`, `info`
-//! `amend`
-//! are what the user asks for.
+//! `amend`,
+//! `overlay`, `reopen` are what the user asks for.
 //!
 //! **Locks.** There is one, around [`meta::Meta`]. It is never held while guest data moves; a missing L2 slice is loaded
 //! with it released. The pins have a small lock of their own, taken inside it. Waiting for a lease releases the lock,
@@ -35,8 +35,10 @@ mod open;
 mod options;
 mod order;
 mod overlap;
+mod overlay;
 mod refcount;
 mod reftable;
+mod reopen;
 mod reserve;
 mod resize;
 mod snapshot;

@@ -13,7 +13,7 @@ use super::overlap::{Guard, Overlap};
 use super::snapshot::{self, Excess, SnapshotTable};
 use crate::mapped::{ClusterIndex, Leases, Mapped, Pins};
 use block::check::Repair;
-use block::graph::OpenCtx;
+use block::graph::{OpenCtx, OpenFlags};
 use block::{Child, Context, Driver, Error, Perm, Perms, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -46,12 +46,7 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let file = ctx.child("file", perms)?;
     let rules = if ctx.flags.repair { Rules::Checking } else { Rules::All };
     let header = read_header(&file, rules)?;
-    if header.has(Incompatible::CORRUPT) && ctx.flags.writable && !ctx.flags.repair {
-        return Err(Error::new(
-            block::Kind::ReadOnly,
-            "qcow2: Image is corrupt; cannot be opened read/write",
-        ));
-    }
+    check_corrupt(&header, ctx.flags)?;
     let data_file = open_data_file(ctx, &header, perms)?;
     let encryption = super::crypt::open(ctx, &options, &header, &file)?;
     let backing = ctx.backing(header.backing_file.as_deref(), header.extensions.backing_format.as_deref())?;
@@ -67,6 +62,17 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let image = Qcow2::new(header, parts, &options)?;
     image.begin_use(ctx.flags.repair)?;
     Ok(Box::new(Mapped::new(image)))
+}
+
+/// Refuses to write to an image that is marked as corrupt.
+pub(super) fn check_corrupt(header: &Header, flags: OpenFlags) -> Result<()> {
+    if header.has(Incompatible::CORRUPT) && flags.writable && !flags.repair {
+        return Err(Error::new(
+            block::Kind::ReadOnly,
+            "qcow2: Image is corrupt; cannot be opened read/write",
+        ));
+    }
+    Ok(())
 }
 
 /// Metadata must not change under us, and is ours to change.
@@ -94,6 +100,7 @@ pub(super) fn read_header(file: &Child, rules: Rules) -> Result<Header> {
 fn open_data_file(ctx: &mut OpenCtx<'_>, header: &Header, perms: Perms) -> Result<Option<Child>> {
     if !header.has(Incompatible::DATA_FILE) {
         if ctx.has_child("data-file") {
+            ctx.child("data-file", perms)?;
             return Err(Error::invalid("'data-file' can only be set for images with an external data file"));
         }
         if header.raw_data_file() {
@@ -176,11 +183,16 @@ impl Qcow2 {
             external: data_file.is_some(),
             header,
         };
+        // Always, unless it is preallocated over a file that does not.
+        let preallocated = meta.l1.first().is_some_and(|entry| *entry != 0);
+        let data = data_file.as_ref().unwrap_or(&file).node();
+        let zero_init = !preallocated || encryption.cipher.is_none() && data.limits().zero_init;
         let all = [Some(file.clone()), data_file.clone(), backing.clone()];
         Ok(Qcow2 {
             geometry: g,
             len: AtomicU64::new(meta.header.size),
             compression: meta.header.compression,
+            zero_init,
             meta: Mutex::new(meta),
             changed: Condvar::new(),
             children: all.into_iter().flatten().collect::<Vec<_>>().into(),
@@ -196,7 +208,7 @@ impl Qcow2 {
     }
 
     /// What a writer does first: clear the autoclear features it does not know, bring a dirty image up to date.
-    fn begin_use(&self, repairing: bool) -> Result<()> {
+    pub(super) fn begin_use(&self, repairing: bool) -> Result<()> {
         let mut meta = self.lock();
         meta.forget_stale_bitmaps();
         if !meta.writable {

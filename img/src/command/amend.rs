@@ -57,6 +57,9 @@ impl Run for AmendArgs {
             print_help(tool, format_row(tool.env(), format)?)?;
             return Ok(ExitCode::SUCCESS);
         }
+        if words.len() + self.input.sources.len() != 1 {
+            return Err(Error::invalid("Expecting one image file name"));
+        }
         let source = self.input.source(tool, words)?;
         let cache = cache_mode(&self.cache, "")?;
         let flags = OpenFlags { writable: true, resize: true, cache, ..self.input.flags() };

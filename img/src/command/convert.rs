@@ -318,9 +318,10 @@ impl ConvertArgs {
             sparse: if thin { numbers.sparse } else { 0 },
             target_is_zero: fresh || self.target.target_is_zero && !encrypted,
             backing: backing.map(|node| node.len()).transpose()?,
+            backing_depth: 1,
             rate: numbers.rate,
             salvage: self.salvage,
-            compressed: self.target.compress,
+            compressed: self.target.compress.then(|| limits.cluster_size.map_or(SECTOR, u64::from)),
         })
     }
 }

@@ -111,9 +111,10 @@ fn copy_all(source: Segment, target: &Image, progress: &Progress) -> Result<()> 
         sparse: 0,
         target_is_zero: false,
         backing: None,
+        backing_depth: 1,
         rate: None,
         salvage: false,
-        compressed: false,
+        compressed: None,
     };
     let failed = |e: &Error, what| Error::new(e.kind(), e.strerror()).with_errno(e.errno()).context(what);
     copy::copy(&[source], target, &options, progress).map_err(|e| match e {

@@ -87,20 +87,38 @@ fn json(tool: &Tool<'_>, mut extents: Extents, start: u64) -> Result<()> {
     let first = extents.next().unwrap_or(Ok(nothing))?;
     tool.out.print(&format!("[{}", json_extent(&first)));
     for extent in extents {
-        tool.out.print(&format!(",\n{}", json_extent(&extent?)));
+        tool.out.print(",\n");
+        tool.out.print(&json_extent(&extent?));
     }
     tool.out.print("]\n");
     Ok(())
 }
 
+/// Of some images there are millions: no formatting machinery.
 fn json_extent(extent: &Extent) -> String {
-    let Extent { start, len, depth, present, zero, data, compressed, host } = extent;
-    let offset = match host {
-        Some((_, offset)) if !compressed => format!(", \"offset\": {offset}"),
-        _ => String::new(),
-    };
-    format!(
-        "{{ \"start\": {start}, \"length\": {len}, \"depth\": {depth}, \"present\": {present}, \
-         \"zero\": {zero}, \"data\": {data}, \"compressed\": {compressed}{offset}}}"
-    )
+    let mut text = String::with_capacity(160);
+    let mut digits = itoa::Buffer::new();
+    for (key, value) in [
+        ("{ \"start\": ", extent.start),
+        (", \"length\": ", extent.len),
+        (", \"depth\": ", extent.depth.into()),
+    ] {
+        text.push_str(key);
+        text.push_str(digits.format(value));
+    }
+    for (key, flag) in [
+        (", \"present\": ", extent.present),
+        (", \"zero\": ", extent.zero),
+        (", \"data\": ", extent.data),
+        (", \"compressed\": ", extent.compressed),
+    ] {
+        text.push_str(key);
+        text.push_str(if flag { "true" } else { "false" });
+    }
+    if let Some((_, offset)) = extent.host.as_ref().filter(|_| !extent.compressed) {
+        text.push_str(", \"offset\": ");
+        text.push_str(digits.format(*offset));
+    }
+    text.push('}');
+    text
 }

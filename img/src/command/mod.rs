@@ -1,8 +1,10 @@
 //! The commands, one file each. A command parses, opens, does and prints.
 
 pub(crate) mod amend;
+pub(crate) mod bench;
 pub(crate) mod bitmap;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod create;
@@ -11,6 +13,7 @@ pub(crate) mod info;
 pub(crate) mod key;
 pub(crate) mod map;
 pub(crate) mod measure;
+pub(crate) mod rebase;
 pub(crate) mod resize;
 pub(crate) mod snapshot;
 pub(crate) mod tls_init;

@@ -50,8 +50,12 @@ fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     if node.children().is_empty() {
         out.line(&format!("format name: {driver}"));
     }
-    out.line(&format!("cluster size: {}", size(node.limits().cluster_size.unwrap_or(0).into())));
-    out.line(&format!("vm state offset: {}", size(node.vmstate_offset())));
+    let cluster_size = node.limits().cluster_size;
+    // Of an image that is stored nowhere, nothing more is known.
+    if cluster_size.is_some() || node.allocated().is_some() {
+        out.line(&format!("cluster size: {}", size(cluster_size.unwrap_or(0).into())));
+        out.line(&format!("vm state offset: {}", size(node.vmstate_offset())));
+    }
     let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    "));
     if let Some(text) = details.filter(|text| !text.is_empty()) {
         out.print(&format!("Format specific information:\n{text}"));

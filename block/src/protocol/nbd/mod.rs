@@ -34,7 +34,7 @@ struct NbdOptions {
     server: Option<Server>,
     host: Option<Text>,
     port: Option<Text>,
-    path: Option<String>,
+    path: Option<Text>,
     #[serde(default)]
     export: String,
     tls_creds: Option<String>,
@@ -145,7 +145,7 @@ fn address(options: NbdOptions) -> Result<Address> {
         }
         (Some(server), ..) => server_address(server),
         (None, Some(_), Some(_)) => Err(Error::invalid("path and host may not be used at the same time")),
-        (None, Some(path), None) => Ok(Address::Unix(path.into())),
+        (None, Some(path), None) => Ok(Address::Unix(path.into_string().into())),
         (None, None, Some(host)) => {
             let port = port.map_or_else(|| DEFAULT_PORT.to_string(), Text::into_string);
             Ok(Address::inet(host.into_string(), port))

@@ -1,0 +1,86 @@
+"""The rows of `scripts/bench` about qcow2: copies in and out, compression, small writes, tables of many clusters."""
+
+import array
+import random
+import struct
+import subprocess
+import sys
+
+MIB = 1 << 20
+CLUSTER = 65536
+# Clusters of the image that is checked, and of the one whose every second cluster is zero.
+CHECKED = 4 << 20
+EXTENTS = 1 << 20
+WRITES = 100_000
+# A step that visits an image of whole MiB in no order a cache could like.
+STEP = 1_052_672 + 4096 * 37
+
+
+class Files:
+    """What the rows read, made by the real tool and shared by both."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.text = bench.folder / "text.raw"
+        self.filled = bench.folder / "filled.qcow2"
+        self.tables = bench.folder / "tables.qcow2"
+        self.extents = bench.folder / "extents.qcow2"
+
+    def make(self):
+        real = self.bench.chosen.real
+        make_text(self.text, max(self.bench.chosen.size // 4, 1))
+        quiet = {"check": True, "stdout": subprocess.DEVNULL}
+        subprocess.run([real, "convert", "-f", "raw", "-O", "qcow2", self.bench.source, self.filled], **quiet)
+        create = [real, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata"]
+        subprocess.run([*create, self.tables, str(CHECKED * CLUSTER)], **quiet)
+        subprocess.run([*create, self.extents, str(EXTENTS * CLUSTER)], **quiet)
+        punch_every_second_cluster(self.extents)
+
+    def empty(self):
+        """A new image to write to."""
+        self.bench.nothing()
+        size = str(self.bench.bytes)
+        subprocess.run([self.bench.chosen.real, "create", "-q", "-f", "qcow2", self.bench.out, size], check=True)
+
+
+def make_text(path, mib):
+    """Words, which compress to about a third, as programs and logs do."""
+    chance = random.Random(1)
+    words = [bytes(chance.getrandbits(8) for _ in range(chance.randint(3, 12))) for _ in range(4000)]
+    with open(path, "wb") as file:
+        for _ in range(mib):
+            piece = bytearray()
+            while len(piece) < MIB:
+                piece += chance.choice(words)
+            file.write(piece[:MIB])
+
+
+def punch_every_second_cluster(path):
+    """Makes every second entry of the L2 tables say zero, so that no extent is longer than a cluster."""
+    with open(path, "r+b") as file:
+        file.seek(36)
+        count, at = struct.unpack(">IQ", file.read(12))
+        file.seek(at)
+        for entry in struct.unpack(f">{count}Q", file.read(8 * count)):
+            table = entry & 0x00FF_FFFF_FFFF_FE00
+            file.seek(table)
+            entries = array.array("Q", file.read(CLUSTER))
+            entries[1::2] = array.array("Q", [1 if sys.byteorder == "big" else 1 << 56]) * (len(entries) // 2)
+            file.seek(table)
+            file.write(entries.tobytes())
+
+
+def rows(row, bench, files):
+    """The rows, made with the constructor `row`."""
+    raw, text = ["-f", "raw", bench.source], ["-c", "-f", "raw", files.text, "-O", "qcow2"]
+    writes = ["bench", "-w", "-t", "writeback", "-d", "16", "-c", str(WRITES), "-S", str(STEP), "-f", "qcow2", bench.out]
+    nothing = bench.nothing
+    return [
+        row("raw to qcow2", [*raw, "-O", "qcow2", bench.out], nothing, 1.5),
+        row("qcow2 to raw", ["-f", "qcow2", files.filled, "-O", "raw", bench.out], nothing, 1.5),
+        row("raw to qcow2, zlib", [*text, bench.out], nothing, 2),
+        row("raw to qcow2, zstd", [*text, "-o", "compression_type=zstd", bench.out], nothing, 1),
+        row("4 KiB writes to qcow2", writes, files.empty, 1.5, convert=False),
+        row("check of 4 Mi clusters", ["check", "-f", "qcow2", files.tables], lambda: None, 2, convert=False),
+        row("map of 1 Mi extents", ["map", "--output=json", "-f", "qcow2", files.extents], lambda: None, 2, convert=False),
+    ]
