@@ -11,7 +11,7 @@ use block::overlay::Overlay;
 use block::snapshot::Snapshots;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
-    Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
+    Prealloc, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -114,11 +114,16 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
         let tail = self.format.stale_tail(to)?;
-        if !tail.is_empty() {
-            let zeroes = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(usize::MAX)];
-            self.write_at(GuestOffset(tail.start), &IoVec::from(&*zeroes))?;
+        let zeroes = vec![0; usize::try_from(tail.end - tail.start).unwrap_or(usize::MAX)];
+        let clear = || match tail.is_empty() {
+            true => Ok(()),
+            false => self.write_at(GuestOffset(tail.start), &IoVec::from(&*zeroes)),
+        };
+        // Room for data is found before room for that, as in QEMU.
+        match to.prealloc {
+            Prealloc::Falloc | Prealloc::Full => self.format.truncate(q, to).and_then(|()| clear()),
+            _ => clear().and_then(|()| self.format.truncate(q, to)),
         }
-        self.format.truncate(q, to)
     }
 
     fn close(&self) -> Result<()> {

@@ -7,7 +7,7 @@ use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::refcount::Change;
 use crate::mapped::{ClusterIndex, HostOffset};
-use block::{Error, Result};
+use block::{Error, Level, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -93,7 +93,10 @@ impl Meta {
     /// # Errors
     /// The file's.
     pub(super) fn flush_for_good(&mut self) -> Result<()> {
-        let tables = self.release_pending().and_then(|_| self.caches.write_back(Tables::L2));
+        let tables = self.release_pending().and_then(|_| {
+            self.caches.write_back(Tables::L2)?;
+            self.caches.file().flush(Level::Os)
+        });
         let counts = if self.caches.is_lazy() { Ok(()) } else { self.caches.write_back(Tables::Refcounts) };
         let say = |what: &str, e: &Error| {
             let text = format!("Failed to flush the {what} cache");

@@ -122,10 +122,21 @@ impl Run for BitmapArgs {
         let flags = OpenFlags { writable: true, resize: true, discard: true, ..self.input.flags() };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
         tool.out.warn_if_guessed(&image);
-        let other = self.other(tool)?;
-        for action in &self.actions.0 {
+        let other = match self.other(tool) {
+            Ok(other) => other,
+            Err(e) => {
+                let _ = image.close();
+                return Err(e);
+            }
+        };
+        let done = self.actions.0.iter().try_for_each(|action| {
             act(&image, other.as_ref(), &name, action, granularity)
-                .context(|| format!("Operation {} on bitmap {name} failed", action.name()))?;
+                .context(|| format!("Operation {} on bitmap {name} failed", action.name()))
+        });
+        if done.is_err() {
+            // What was done before is kept; left open, all bitmaps would count as inconsistent.
+            let _ = image.close();
+            return done.map(|()| ExitCode::FAILURE);
         }
         other.map_or(Ok(()), Image::close)?;
         close(tool, &image)

@@ -53,8 +53,14 @@ impl Run for ResizeArgs {
         let flags = OpenFlags { writable: true, resize: true, ..self.input.flags() };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
         tool.out.warn_if_guessed(&image);
-        let size = self.new_size(tool, &image, change, mode)?;
-        image.truncate(Resize { prealloc: mode, ..Resize::to(size) })?;
+        let resized = self
+            .new_size(tool, &image, change, mode)
+            .and_then(|size| image.truncate(Resize { prealloc: mode, ..Resize::to(size) }));
+        if let Err(e) = resized {
+            // Left open, its bitmaps would count as inconsistent.
+            let _ = image.close();
+            return Err(e);
+        }
         if !self.quiet {
             tool.out.line("Image resized.");
         }
