@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Measure(command::measure::MeasureArgs),
     /// Put an image on another backing file
     Rebase(command::rebase::RebaseArgs),
+    /// Move images with the legacy AES encryption to LUKS, or out of encryption
+    Rescue(command::rescue::RescueArgs),
     /// Change the size of an image
     Resize(command::resize::ResizeArgs),
     /// List, take, apply and delete snapshots inside an image
@@ -84,6 +86,7 @@ impl Command {
             Command::Map(args) => start(out, args),
             Command::Measure(args) => start(out, args),
             Command::Rebase(args) => start(out, args),
+            Command::Rescue(args) => start(out, args),
             Command::Resize(args) => start(out, args),
             Command::Snapshot(args) => start(out, args),
             Command::TlsInit(args) => start(out, args),

@@ -79,6 +79,11 @@ impl<'a> Cursor<'a> {
         Cursor { segments, options, observer, current: None, at: 0, chunk, end, ahead: 0 }
     }
 
+    /// The same, for chunks that go to the target from `at` on.
+    pub(super) fn starting_at(self, at: u64) -> Self {
+        Cursor { at, ..self }
+    }
+
     /// The next chunk; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Span<'a>>, CopyError> {
         loop {

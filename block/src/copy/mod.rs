@@ -122,13 +122,27 @@ pub fn copy(
     options: &CopyOptions,
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
+    copy_at(sources, target, 0, options, observer)
+}
+
+/// Copies `sources`, one after the other, to `target` from `start` on.
+///
+/// # Errors
+/// As for [`copy`].
+pub fn copy_at(
+    sources: &[Segment],
+    target: &Image,
+    start: u64,
+    options: &CopyOptions,
+    observer: &dyn Observer,
+) -> Result<(), CopyError> {
     let unit = unit(target, options);
     let mut chunk = chunk(sources, target).max(unit.min(CHUNK));
     if let Some(cluster) = options.compressed {
         chunk = chunk.next_multiple_of(cluster);
     }
     let job = Job {
-        cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk))),
+        cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk).starting_at(start))),
         chunk,
         sources,
         turns: Turns::default(),
