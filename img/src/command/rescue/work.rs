@@ -328,9 +328,10 @@ fn copy_options(target: &Image) -> Result<CopyOptions> {
         sparse: if thin { 4096 } else { 0 },
         target_is_zero: thin,
         backing,
+        backing_depth: 1,
         rate: None,
         salvage: false,
-        compressed: false,
+        compressed: None,
     })
 }
 
