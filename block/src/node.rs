@@ -187,7 +187,8 @@ impl Node {
         }
         let grows = perms.own.contains(Perm::RESIZE) || !perms.own.contains(Perm::WRITE);
         let align = u64::from(state.driver.limits().request_align);
-        if !grows && !state.driver.len()?.next_multiple_of(SECTOR).is_multiple_of(align) {
+        // Any length will do for units up to a sector; a drive without a disc has none.
+        if !grows && align > SECTOR && !state.driver.len()?.next_multiple_of(SECTOR).is_multiple_of(align) {
             return Err(Error::invalid(
                 "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
             ));

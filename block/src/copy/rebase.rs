@@ -67,7 +67,7 @@ impl Rebase<'_> {
             let same = here || self.shared_from.is_some_and(|from| extent.depth >= from);
             let joins =
                 pending.as_ref().is_some_and(|p| !p.range.end.is_multiple_of(unit) || p.zero == extent.zero);
-            if !(joins && !same)
+            if (!joins || same)
                 && let Some(missing) = pending.take()
             {
                 self.bring(&missing, &mut buffers, observer)?;
