@@ -103,6 +103,10 @@ pub enum MapKind {
     Data,
     /// Reads as zeroes without stored bytes.
     Zero,
+    /// Bytes stored in this layer that are all zero.
+    ZeroData,
+    /// Nothing is stored, and nobody says what it reads as.
+    Hole,
     /// Not in this layer: the backing layer decides.
     Absent,
 }

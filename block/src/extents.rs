@@ -107,14 +107,16 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
         let mapping = layer.map(at, max, want)?;
         max = mapping.len;
         if mapping.kind != MapKind::Absent {
-            let zero = mapping.kind == MapKind::Zero || reads_zero_below(&layer, &mapping, &mut max)?;
+            let kind = mapping.kind;
+            let zero = matches!(kind, MapKind::Zero | MapKind::ZeroData)
+                || reads_zero_below(&layer, &mapping, &mut max)?;
             return Ok(Extent {
                 start: at,
                 len: max,
                 depth,
-                present: true,
+                present: kind != MapKind::Hole,
                 zero,
-                data: mapping.kind == MapKind::Data,
+                data: matches!(kind, MapKind::Data | MapKind::ZeroData),
                 compressed: mapping.compressed,
                 host: mapping.host.and_then(|h| Some((h.node?, h.offset))),
             });
@@ -129,7 +131,8 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
 
 /// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.
 fn reads_zero_below(layer: &Arc<Node>, mapping: &crate::Mapping, max: &mut u64) -> Result<bool> {
-    let Some(host) = mapping.host.as_ref().filter(|_| mapping.plain) else { return Ok(false) };
+    let stored = mapping.plain && mapping.kind != MapKind::Hole;
+    let Some(host) = mapping.host.as_ref().filter(|_| stored) else { return Ok(false) };
     // A file for data alone is all data, as for the tool we stand in for.
     let Some(node) = host.node.as_ref().filter(|n| layer.primary().is_some_and(|f| Arc::ptr_eq(n, &f)))
     else {
@@ -137,5 +140,5 @@ fn reads_zero_below(layer: &Arc<Node>, mapping: &crate::Mapping, max: &mut u64) 
     };
     let below = node.map(host.offset, *max, Want::Zeroes)?;
     *max = below.len.min(*max);
-    Ok(below.kind == MapKind::Zero)
+    Ok(matches!(below.kind, MapKind::Zero | MapKind::ZeroData))
 }

@@ -497,7 +497,7 @@ impl Node {
             host.offset += skip;
             host.node.get_or_insert_with(|| Arc::clone(self));
         }
-        if mapping.kind == MapKind::Absent && mapping.host.is_some() {
+        if matches!(mapping.kind, MapKind::Absent | MapKind::Hole) && mapping.host.is_some() {
             mapping.host = None;
         }
         Ok(mapping)

@@ -30,7 +30,30 @@ impl Server {
         Self::spawn(command, socket)
     }
 
+    /// Ends it as a power cut would, and gives its socket's path.
+    ///
+    /// # Panics
+    /// It cannot be killed.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("a child can be waited for");
+        self.socket.clone()
+    }
+
+    /// Processor time it has used so far, in clock ticks.
+    ///
+    /// # Panics
+    /// The process is gone.
+    pub fn ticks(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
+        let after_name = text.rsplit_once(')').expect("the name is in brackets").1;
+        let times = after_name.split_whitespace().skip(11).take(2);
+        times.map(|n| n.parse::<u64>().expect("a number")).sum()
+    }
+
     fn spawn(mut command: Command, socket: PathBuf) -> Self {
+        // What a server that was killed left behind must not look like the new one.
+        let _ = std::fs::remove_file(&socket);
         let child = command
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(socket.with_extension("log")).expect("a log can be made"))

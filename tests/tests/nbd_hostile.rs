@@ -138,3 +138,120 @@ fn clients_that_never_read_give_way_to_those_that_do() {
     drop(greedy);
     assert_eq!(server.stop(), Some(0));
 }
+
+#[test]
+fn whoever_takes_too_long_over_the_negotiation_is_cut_off_and_holds_nobody_up() {
+    let dir = TempDir::new().unwrap();
+    let server = server(&dir, &["--handshake-limit", "1"]);
+    std::thread::scope(|scope| {
+        for step in 1..=3 {
+            let mut slow = server.connect();
+            scope.spawn(move || {
+                let cut = prefix(step).iter().cycle().any(|byte| {
+                    std::thread::sleep(Duration::from_millis(150));
+                    slow.write_all(&[*byte]).is_err()
+                });
+                assert!(cut);
+            });
+        }
+        (0..5).for_each(|_| assert_serves(&server));
+    });
+    assert_serves(&server);
+}
+
+#[test]
+fn clients_that_leave_in_the_middle_of_a_request_leave_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let server = server(&dir, &[]);
+    assert_serves(&server);
+    let before = server.descriptors();
+    for i in 0..100 {
+        let mut stream = transmission(&server);
+        let whole = [request(1, 0, 1 << 20), vec![9; 1000]].concat();
+        // Cut inside the header, inside the payload, and before the answer to a read is taken.
+        let bytes = match i % 3 {
+            0 => whole[..10 + i % 17].to_vec(),
+            1 => whole,
+            _ => (0..8).flat_map(|_| request(0, 0, 8 << 20)).collect(),
+        };
+        stream.write_all(&bytes).unwrap();
+    }
+    while server.descriptors() > before {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_serves(&server);
+    assert!(server.status("VmHWM:") < (256 + 64) << 10, "{} kB", server.status("VmHWM:"));
+}
+
+#[test]
+fn clients_that_do_nothing_cost_no_processor_time() {
+    let dir = TempDir::new().unwrap();
+    let server = server(&dir, &["--handshake-limit", "0"]);
+    let _idle: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    let _deaf: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.set_nonblocking(true).unwrap();
+            // Asks for lists without end and never reads one.
+            let list =
+                [&prefix(1)[..], &[&OPTION[..], &[0, 0, 0, 3, 0, 0, 0, 0]].concat().repeat(2000)].concat();
+            let _ = stream.write(&list);
+            stream
+        })
+        .collect();
+    let _quiet: Vec<_> = (0..20).map(|_| transmission(&server)).collect();
+    assert_serves(&server);
+    let before = server.ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = server.ticks() - before;
+    assert!(used < 10, "{used} of a hundred ticks");
+    assert!(server.status("VmHWM:") < 64 << 10, "{} kB", server.status("VmHWM:"));
+}
+
+#[test]
+fn lengths_up_to_the_last_bit_are_refused_or_end_the_connection() {
+    let dir = TempDir::new().unwrap();
+    let server = server(&dir, &[]);
+    let extended = |flags: u16, command: u16, offset: u64, length: u64| {
+        let mut bytes = 0x21e4_1c71u32.to_be_bytes().to_vec();
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes
+    };
+    let connect = || {
+        let mut stream = server.connect();
+        let mut bytes = 3u32.to_be_bytes().to_vec();
+        for (option, data) in [(11, &[][..]), (7, &[0; 6][..])] {
+            bytes.extend(OPTION);
+            bytes.extend([0, 0, 0, option, 0, 0, 0, data.len() as u8]);
+            bytes.extend(data);
+        }
+        stream.write_all(&bytes).unwrap();
+        stream.read_exact(&mut vec![0; 18 + 20 + (20 + 14) + (20 + 12) + 20]).unwrap();
+        stream
+    };
+    for command in [1, 7] {
+        for length in [u64::MAX, u64::from(u32::MAX), 1 << 62] {
+            let mut stream = connect();
+            stream.write_all(&extended(1 << 5, command, 0, length)).unwrap();
+            assert_cut(stream);
+        }
+    }
+    let mut stream = connect();
+    for command in [0, 4, 5, 6, 7, 99] {
+        for (offset, length) in [(0, u64::MAX), (u64::MAX, u64::MAX), (1, u64::MAX), (u64::MAX, 1)] {
+            stream.write_all(&extended(0, command, offset, length)).unwrap();
+            let mut reply = [0; 32];
+            stream.read_exact(&mut reply).unwrap();
+            assert_eq!(reply[6] & 0x80, 0x80, "{command} {offset:x} {length:x} is refused");
+            let len = u64::from_be_bytes(*reply.last_chunk().unwrap());
+            stream.read_exact(&mut vec![0; len as usize]).unwrap();
+        }
+    }
+    drop(stream);
+    assert_serves(&server);
+    assert!(server.status("VmHWM:") < 64 << 10, "{} kB", server.status("VmHWM:"));
+}

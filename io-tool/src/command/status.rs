@@ -105,7 +105,7 @@ struct Run {
 
 fn run_at(image: &Image, at: u64, max: u64) -> Result<Run> {
     let mapping = image.map(at, max, Want::Exact)?;
-    Ok(Run { len: mapping.len, allocated: mapping.kind != MapKind::Absent })
+    Ok(Run { len: mapping.len, allocated: !matches!(mapping.kind, MapKind::Absent | MapKind::Hole) })
 }
 
 /// The longest run from `at`, however the layer reports it.

@@ -2,10 +2,12 @@
 
 use super::link::Link;
 use crate::nbd::client::Sink;
-use crate::nbd::wire::{CommandFlags, Headers, MAX_PAYLOAD, Request, STATE_ZERO, TransmissionFlags, command};
+use crate::nbd::wire::{
+    CommandFlags, Headers, MAX_PAYLOAD, Request, STATE_HOLE, STATE_ZERO, TransmissionFlags, command,
+};
 use crate::{
-    Driver, Error, IoVec, IoVecMut, Kind, Level, Limits, Mapping, Quiesced, Resize, Result, Want, WriteFlags,
-    ZeroFlags,
+    Driver, Error, IoVec, IoVecMut, Kind, Level, Limits, MapKind, Mapping, Quiesced, Resize, Result, Want,
+    WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
 
@@ -206,7 +208,13 @@ impl Driver for NbdDriver {
     }
 }
 
-/// What the flags of `base:allocation` say.
+/// What the flags of `base:allocation` say, or those of another context taken for it.
 fn mapping(len: u64, flags: u64) -> Mapping {
-    if flags & STATE_ZERO != 0 { Mapping::zero(len) } else { Mapping::data(len) }
+    let kind = match (flags & STATE_HOLE != 0, flags & STATE_ZERO != 0) {
+        (false, false) => MapKind::Data,
+        (false, true) => MapKind::ZeroData,
+        (true, false) => MapKind::Hole,
+        (true, true) => MapKind::Zero,
+    };
+    Mapping { kind, ..Mapping::data(len) }
 }
