@@ -248,11 +248,16 @@ impl Connection {
         let all_busy = self.waiting.load(Ordering::Acquire) == 0;
         if all_busy
             && self.threads.load(Ordering::Relaxed) < self.useful_threads()
-            && (input.start < input.end || self.transport.is_readable())
+            && (!input.unused().is_empty() || self.may_ask() && self.transport.is_readable())
         {
             // Without it the others go on.
             let _ = self.spawn();
         }
+    }
+
+    /// Whether asking the transport for more input is worth its time.
+    fn may_ask(&self) -> bool {
+        !self.pace.is_quick()
     }
 
     /// Waits for a whole header.
