@@ -23,6 +23,10 @@ const BUDGET: u64 = 256 << 20;
 /// After how long a client that makes no progress is looked at.
 const STALL: Duration = Duration::from_secs(5);
 
+/// How many clients are taken from a listener before others have their turn: a flood of them must not keep the rest
+/// waiting, nor an honest one wait behind it for long.
+const ACCEPT_AT_ONCE: usize = 512;
+
 /// How long accepting pauses when descriptors have run out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -197,9 +201,7 @@ impl Server {
         newcomers: &mut Vec<Newcomer>,
         paused: &mut Option<Instant>,
     ) -> Result<bool> {
-        let count = self.clients.count.load(Ordering::Acquire);
-        let room = self.options.max_clients.is_none_or(|max| count < max);
-        let accepting = room && paused.is_none_or(|until| until <= Instant::now());
+        let accepting = self.has_room() && paused.is_none_or(|until| until <= Instant::now());
         let deadline = newcomers.iter().filter_map(|n| n.deadline).chain(*paused).min();
         let buffered = newcomers.iter().any(Newcomer::has_buffered);
         let deadline = if buffered { Some(Instant::now()) } else { deadline };
@@ -251,14 +253,24 @@ impl Server {
         Ok(fds.iter().map(|fd| fd.any().unwrap_or(false)).collect())
     }
 
+    /// Takes those who wait at a listener; `false` when there is nothing left to take them with.
     fn accept(&self, listener: &Listener, newcomers: &mut Vec<Newcomer>) -> Result<bool> {
-        let (socket, _peer) = match listener.accept()? {
-            Accepted::Client(socket, peer) => (socket, peer),
-            Accepted::Nobody => return Ok(true),
-            Accepted::Exhausted => return Ok(false),
-        };
-        newcomers.push(self.newcomer(socket)?);
+        for _ in 0..ACCEPT_AT_ONCE {
+            if !self.has_room() {
+                break;
+            }
+            match listener.accept()? {
+                Accepted::Client(socket, _peer) => newcomers.push(self.newcomer(socket)?),
+                Accepted::Nobody => break,
+                Accepted::Exhausted => return Ok(false),
+            }
+        }
         Ok(true)
+    }
+
+    fn has_room(&self) -> bool {
+        let count = self.clients.count.load(Ordering::Acquire);
+        self.options.max_clients.is_none_or(|max| count < max)
     }
 
     fn newcomer(&self, socket: Socket) -> Result<Newcomer> {
