@@ -33,7 +33,8 @@ fn changes(seed: u32, unit: usize) -> Vec<Change> {
     };
     let mut list = Vec::new();
     for _ in 0..120 {
-        let len = unit * (1 + next(if next(4) == 0 { 65_536 } else { 4096 } / unit));
+        let most = if next(4) == 0 { 65_536 } else { 4096 };
+        let len = unit * (1 + next(most / unit));
         let at = unit * next((PART - len) / unit);
         let byte = if next(5) == 0 { 0 } else { next(255) as u8 + 1 };
         list.push(Change { at, len, byte });
@@ -180,9 +181,8 @@ fn our_client_works_with_a_server_that_knows_only_the_old_ways() {
         // Our tool may connect more than once.
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let export = |_: &str| {
-                Ok(nbd::server::Export { size, send_flush: true, ..nbd::server::Export::default() })
-            };
+            let export =
+                |_: &str| Ok(nbd::server::Export::<()> { size, send_flush: true, ..Default::default() });
             if nbd::server::handshake(&mut stream, export).is_err() {
                 return disk.into_inner();
             }
