@@ -152,7 +152,7 @@ impl Tables {
     }
 
     fn l2_place(&self, table: u64, at: GuestOffset) -> L2Place {
-        let index = at.0 % self.geometry.l2_coverage() >> self.geometry.cluster_bits;
+        let index = (at.0 % self.geometry.l2_coverage()) >> self.geometry.cluster_bits;
         L2Place { table, index: usize::try_from(index).unwrap_or(usize::MAX) }
     }
 

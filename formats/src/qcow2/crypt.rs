@@ -151,7 +151,7 @@ pub(super) enum NewEncryption<'a> {
     /// With legacy AES, which was asked for by name.
     Aes,
     /// With LUKS.
-    Luks(NewHeader<'a>),
+    Luks(Box<NewHeader<'a>>),
 }
 
 /// What the creation options say about encryption.
@@ -209,7 +209,7 @@ impl Wanted {
                 Ok(NewEncryption::Aes)
             }
             Some(_) if !rest.contains_key("key-secret") => Err(encrypt::missing()),
-            Some(_) => NewHeader::new(env, &rest).map(NewEncryption::Luks),
+            Some(_) => NewHeader::new(env, &rest).map(Box::new).map(NewEncryption::Luks),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Record {
     }
 
     /// A record of an image that does not exist yet.
-    pub(super) fn new(target: &Path, source: Value, what: Value) -> Self {
+    pub(super) fn new(target: &Path, source: &Value, what: &Value) -> Self {
         let value =
             json!({"source": source, "what": what, "created": false, "position": 0, "complete": false});
         Record { path: Self::place(target), value }
@@ -153,7 +153,7 @@ mod tests {
         fs::write(&source, b"QFI").unwrap();
         let source = source.to_str().unwrap();
         let print = fingerprint(source).unwrap();
-        let mut record = Record::new(&target, print.clone(), json!("qcow2"));
+        let mut record = Record::new(&target, &print, &json!("qcow2"));
         record.set("created", true).unwrap();
         record.set("position", 1 << 30).unwrap();
         let back = Record::load(&target).unwrap().unwrap();

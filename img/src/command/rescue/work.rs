@@ -173,7 +173,7 @@ impl<'a> Job<'a> {
         let record = match record {
             Some(record) if !record.is_about(&print, &what) => return Err(foreign(&item.target)),
             Some(record) => record,
-            None => Record::new(&item.target, print.clone(), what),
+            None => Record::new(&item.target, &print, &what),
         };
         self.write(item, record, &print)?;
         Ok(Status::Rescued)
