@@ -9,6 +9,7 @@ use super::image::Qcow2;
 use super::open::{self, Parts};
 use super::options::Qcow2Options;
 use crate::mapped::MappedFormat;
+use block::bitmap::Bitmaps;
 use block::graph::ReopenCtx;
 use block::{Perm, Perms, Result};
 
@@ -31,6 +32,10 @@ impl Qcow2 {
     /// The driver that takes this one's place.
     pub(super) fn reopened(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self> {
         let options: Qcow2Options = ctx.options(&CHANGEABLE)?;
+        if self.lock().writable {
+            // The new driver reads them again.
+            Bitmaps::store(self)?;
+        }
         MappedFormat::close(self)?;
         let mut own = ctx.perms.own & Perm::READ;
         own.set(Perm::WRITE | Perm::RESIZE, ctx.flags.writable);

@@ -54,6 +54,7 @@ impl Qcow2 {
     /// Records that a range of the disk was written.
     pub(in crate::qcow2) fn record(&self, range: &Range<u64>) {
         if self.recording.load(Ordering::Acquire) {
+            self.unsaved.store(true, Ordering::Release);
             for kept in self.kept().iter() {
                 // The bits were read when the image was opened for writing.
                 let _ = kept.bitmap.record(range);
