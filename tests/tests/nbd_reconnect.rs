@@ -101,7 +101,9 @@ fn a_server_told_to_end_finishes_what_it_was_given() {
     let writer = std::thread::spawn(move || {
         let mut command = Whose::Ours.command("qemu-io");
         command.args(["-f", "raw"]);
-        (0..64).for_each(|i| drop(command.args(["-c", &format!("w -P 7 {}k 64k", i * 64)])));
+        for i in 0..64 {
+            command.args(["-c", &format!("w -P 7 {}k 64k", i * 64)]);
+        }
         tests::Ran::of(command.arg(&uri))
     });
     while fs::read(dir.path().join("a.raw")).unwrap()[1 << 20] != 7 {

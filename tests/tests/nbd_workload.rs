@@ -59,7 +59,9 @@ fn commands(start: usize, changes: &[Change]) -> Vec<String> {
 fn with_io(whose: Whose, uri: &str, start: usize, changes: &[Change]) {
     let mut command = whose.command("qemu-io");
     command.args(["-t", "writeback", "-f", "raw"]);
-    commands(start, changes).iter().for_each(|c| drop(command.args(["-c", c])));
+    for c in commands(start, changes) {
+        command.args(["-c", &c]);
+    }
     Ran::of(command.arg(uri)).ok();
 }
 
