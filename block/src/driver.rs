@@ -280,6 +280,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Arc::default()
     }
 
+    /// The node whose contents are this one's, in filters.
+    fn filtered(&self) -> Option<&Child> {
+        None
+    }
+
+    /// Whether [`Driver::map`] takes any range, because it only asks the node below.
+    fn maps_below(&self) -> bool {
+        self.filtered().is_some()
+    }
+
     /// What the run at `at` is, in this layer only; the answer covers at most `max` bytes.
     fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping>;
 

@@ -109,7 +109,7 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
         if mapping.kind != MapKind::Absent {
             let kind = mapping.kind;
             let zero = matches!(kind, MapKind::Zero | MapKind::ZeroData)
-                || reads_zero_below(&layer, &mapping, &mut max)?;
+                || reads_zero_below(&layer.unfiltered(), &mapping, &mut max)?;
             return Ok(Extent {
                 start: at,
                 len: max,
@@ -118,15 +118,21 @@ fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
                 zero,
                 data: matches!(kind, MapKind::Data | MapKind::ZeroData),
                 compressed: mapping.compressed,
-                host: mapping.host.and_then(|h| Some((h.node?, h.offset))),
+                host: host_of(mapping),
             });
         }
-        match layer.child("backing") {
-            Some(below) => layer = below,
-            None => return Ok(Extent::absent(at, max, depth)),
+        match layer.backing() {
+            Some(below) if at < below.len()? => layer = below,
+            // Behind the end of a shorter backing file it is as if there were none.
+            _ => return Ok(Extent { host: host_of(mapping), ..Extent::absent(at, max, depth) }),
         }
         depth += 1;
     }
+}
+
+/// Where a run is stored, or would be if it were written.
+fn host_of(mapping: crate::Mapping) -> Option<(Arc<Node>, u64)> {
+    mapping.host.and_then(|host| Some((host.node?, host.offset)))
 }
 
 /// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.

@@ -71,7 +71,7 @@ impl Image {
     /// As for [`Image::read`].
     pub fn readv(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
         self.check(at, to.len() as u64)?;
-        self.node.read(at, to)
+        if self.node.copies_on_read() { self.node.read_copying(at, to) } else { self.node.read(at, to) }
     }
 
     /// Writes `from` at `at`.

@@ -50,4 +50,5 @@ pub use secret::{Context, Error, Kind, Options, Result};
 pub const OBJECT_TYPES: &[secret::ObjectType] = &[
     #[cfg(feature = "authz-pam")]
     pam::TYPE,
+    filter::throttle::TYPE,
 ];

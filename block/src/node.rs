@@ -16,6 +16,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, Guard};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Image lengths are multiples of this many bytes: a file's last, partial sector reads as if zeroes followed.
@@ -34,10 +35,10 @@ struct Zeroes([u8; 1 << 20]);
 static ZEROES: Zeroes = Zeroes([0; 1 << 20]);
 
 /// The roles in which a driver's main child stands.
-const PRIMARY: [&str; 3] = ["file", "image", "test"];
+const PRIMARY: [&str; 2] = ["file", "image"];
 
 /// The roles of children whose space is not the parent's.
-const UNCOUNTED: [&str; 3] = ["backing", "image", "log"];
+const UNCOUNTED: [&str; 5] = ["backing", "image", "log", "raw", "test"];
 
 /// When to turn written zeroes into a write of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -65,6 +66,8 @@ pub struct NodeFlags {
     pub discard: bool,
     /// What to do with zeroes that are written.
     pub detect_zeroes: DetectZeroes,
+    /// Keep in this layer what is read from those below it.
+    pub copy_on_read: bool,
 }
 
 /// How a node is called in messages and reports.
@@ -100,6 +103,8 @@ pub struct Node {
     perms: Mutex<Perms>,
     inflight: InFlight,
     pool: Pool,
+    /// Something was written since the last flush.
+    written: AtomicBool,
 }
 
 impl Node {
@@ -111,7 +116,14 @@ impl Node {
     pub(crate) fn with_state(state: State, name: NodeName) -> Arc<Self> {
         let state = ArcSwap::from_pointee(state);
         let perms = Mutex::new(Perms { own: Perm::empty(), shared: Perm::all() });
-        Arc::new(Node { state, name, perms, inflight: InFlight::default(), pool: Pool::new() })
+        Arc::new(Node {
+            state,
+            name,
+            perms,
+            inflight: InFlight::default(),
+            pool: Pool::new(),
+            written: AtomicBool::new(false),
+        })
     }
 
     /// What holds until the node is reopened; requests that began before may go on with what they have.
@@ -165,6 +177,27 @@ impl Node {
     /// The node below in the given role, such as `file`.
     pub fn child(&self, role: &str) -> Option<Arc<Node>> {
         self.children().iter().find(|c| c.role() == role).map(|c| Arc::clone(c.node()))
+    }
+
+    /// This node or, where it is a filter, the first below it that is none.
+    pub fn unfiltered(self: &Arc<Self>) -> Arc<Node> {
+        let below = self.state().driver.filtered().map(|child| Arc::clone(child.node()));
+        below.map_or_else(|| Arc::clone(self), |below| below.unfiltered())
+    }
+
+    /// The file whose directory relative names in this image begin in: its own name or, where that is a description,
+    /// the name of the file below.
+    pub fn base_name(&self) -> String {
+        let name = &self.name.filename;
+        match self.primary() {
+            Some(below) if name.starts_with("json:") => below.base_name(),
+            _ => name.clone(),
+        }
+    }
+
+    /// The next layer in the chain of images: the backing file of this node or of the one it filters.
+    pub fn backing(self: &Arc<Self>) -> Option<Arc<Node>> {
+        self.unfiltered().child("backing")
     }
 
     /// Takes and checks the permissions its parent wants; they replace those of an earlier call.
@@ -225,13 +258,18 @@ impl Node {
         }
         let limits = self.limits();
         let cover = cover(at, body.len() as u64, &limits);
-        let _guard = self.inflight.begin(cover.clone(), Mode::Plain);
-        let exact = cover == (at..at + body.len() as u64);
-        let fits = limits.request_align == 1 || body.count() <= MAX_BUFFERS;
-        if exact && fits && body.is_aligned(limits.memory_align as usize) {
-            return self.read_aligned(at, body, &limits);
+        let _guard = self.inflight.begin(cover, Mode::Plain);
+        self.read_within(at, body, &limits)
+    }
+
+    /// Reads what lies inside the image; the caller has entered the range.
+    fn read_within(&self, at: u64, to: IoVecMut<'_>, limits: &Limits) -> Result<()> {
+        let exact = cover(at, to.len() as u64, limits) == (at..at + to.len() as u64);
+        let fits = limits.request_align == 1 || to.count() <= MAX_BUFFERS;
+        match exact && fits && to.is_aligned(limits.memory_align as usize) {
+            true => self.read_aligned(at, to, limits),
+            false => self.read_bounced(at, to, limits),
         }
-        self.read_bounced(at, body, &limits)
     }
 
     fn read_aligned(&self, mut at: u64, mut to: IoVecMut<'_>, limits: &Limits) -> Result<()> {
@@ -269,6 +307,7 @@ impl Node {
         if from.is_empty() {
             return Ok(());
         }
+        self.written.store(true, Ordering::Release);
         if self.state().flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero) {
             let range = at..at + from.len() as u64;
             return self.write_zeroes(range, self.detected_flags(flags));
@@ -379,6 +418,7 @@ impl Node {
     /// # Errors
     /// `Unsupported` when [`ZeroFlags::NO_FALLBACK`] is set and the driver has nothing better than writing zeroes.
     pub fn write_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
+        self.written.store(true, Ordering::Release);
         flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.state().flags.discard);
         let limits = self.limits();
         let fua = flags.contains(ZeroFlags::FUA);
@@ -448,6 +488,7 @@ impl Node {
         if !self.state().flags.discard || range.is_empty() {
             return Ok(());
         }
+        self.written.store(true, Ordering::Release);
         let _guard = self.inflight.begin(range.clone(), Mode::Plain);
         // Only a driver that limits discards cares where they are taken apart.
         let granularity = limits.max_discard.map_or(limits.request_align, |_| limits.discard_granularity);
@@ -475,7 +516,9 @@ impl Node {
         if level == Level::Os {
             return Ok(());
         }
-        below.event(Event("flush_to_disk"));
+        if self.written.swap(false, Ordering::AcqRel) {
+            below.event(Event("flush_to_disk"));
+        }
         state.driver.flush(Level::Disk)
     }
 
@@ -488,7 +531,10 @@ impl Node {
         if left == 0 || max == 0 {
             return Ok(Mapping { eof: left == 0, ..Mapping::zero(max.max(1)) });
         }
-        let limits = self.limits();
+        let mut limits = self.limits();
+        if self.state().driver.maps_below() {
+            limits.request_align = 1;
+        }
         let (start, mut mapping) = self.map_unit(cover(at, max.min(left), &limits), at, want)?;
         let skip = at - start;
         mapping.len = (mapping.len - skip).min(max.min(left));
@@ -497,7 +543,7 @@ impl Node {
             host.offset += skip;
             host.node.get_or_insert_with(|| Arc::clone(self));
         }
-        if matches!(mapping.kind, MapKind::Absent | MapKind::Hole) && mapping.host.is_some() {
+        if mapping.kind == MapKind::Hole {
             mapping.host = None;
         }
         Ok(mapping)
@@ -691,5 +737,6 @@ fn split_at_granularity(range: Range<u64>, granularity: u32) -> impl Iterator<It
     [range.start..first, first..last, last..range.end].into_iter().filter(|r| !r.is_empty())
 }
 
+mod copying;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod throwaway;
 
-use block::filter::blkdebug;
+use block::filter::{blkdebug, blklogwrites, blkverify, compress, copy_on_read, quorum, throttle};
 use block::graph::DriverTable;
 use block::protocol::{file, nbd, null, ssh};
 
@@ -35,4 +35,10 @@ pub const DRIVERS: DriverTable = DriverTable(&[
     &null::NULL_CO,
     &null::NULL_AIO,
     &blkdebug::ROW,
+    &blklogwrites::ROW,
+    &blkverify::ROW,
+    &compress::ROW,
+    &copy_on_read::ROW,
+    &quorum::ROW,
+    &throttle::ROW,
 ]);

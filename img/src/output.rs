@@ -106,15 +106,15 @@ fn add_backing(node: &Node, info: &FormatInfo, map: &mut Map<String, Value>) {
     if let Some(format) = &info.backing_format {
         map.insert("backing-filename-format".into(), json!(format));
     }
-    if let Ok(full) = resolve(&plain_name(node), stored) {
+    if let Ok(full) = resolve(&node.base_name(), stored) {
         map.insert("full-backing-filename".into(), json!(full));
     }
 }
 
-/// The nodes below; a backing file is an image of its own and not listed.
+/// The nodes below. The backing file of the image itself is not among them: it is not opened.
 fn children_info(node: &Arc<Node>) -> Result<Value> {
     let children = node.children();
-    let below = children.iter().filter(|c| c.role() != "backing");
+    let below = children.iter();
     below.map(|c| Ok(json!({"name": c.role(), "info": node_info(c.node())?}))).collect()
 }
 

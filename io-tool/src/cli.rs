@@ -169,7 +169,7 @@ impl Cli {
 
 /// Makes the objects of the command line, in order. `None` when all that was asked is which there are.
 fn make_objects(out: &Out, texts: &[OsString]) -> Result<Option<Registry>> {
-    let mut registry = Registry::new([OBJECT_TYPES]);
+    let mut registry = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
     if !texts.is_empty() {
         secret::forbid_core_dump()?;
     }

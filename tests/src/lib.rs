@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod certs;
+pub mod differential;
 pub mod disk;
 pub mod luks;
 pub mod nbd;

@@ -4,3 +4,18 @@
 //! of the node below: the answer is passed up unchanged.
 
 pub mod blkdebug;
+pub mod blklogwrites;
+pub mod blkverify;
+pub mod compress;
+pub mod copy_on_read;
+mod pass;
+pub mod quorum;
+pub mod throttle;
+
+use std::io::Write;
+
+/// Ends the process because copies that must be the same differ: nothing may change before somebody has looked.
+fn diverged(text: &str) -> ! {
+    let _ = writeln!(std::io::stderr(), "{text}");
+    std::process::exit(1)
+}

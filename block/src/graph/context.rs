@@ -138,7 +138,25 @@ impl OpenCtx<'_> {
     /// A relative name in an image that is no file.
     fn resolve(&self, filename: &str) -> Result<String> {
         let base = self.opened.iter().find(|c| c.role() == "file");
-        super::resolve(&base.map_or_else(String::new, |file| super::plain_name(file.node())), filename)
+        super::resolve(&base.map_or_else(String::new, |file| file.node().base_name()), filename)
+    }
+
+    /// Opens a child that options of the driver's own describe, which may be of any format.
+    ///
+    /// # Errors
+    /// The child's failure to open.
+    pub fn described(&mut self, role: &'static str, value: Value, perms: Perms) -> Result<Child> {
+        let source = match value {
+            Value::Object(map) => ChildSource::Describe { filename: None, options: Options::from_map(map)? },
+            Value::String(name) => ChildSource::Reference(name),
+            other => ChildSource::Reference(other.to_string()),
+        };
+        self.attach(role, source, perms)
+    }
+
+    /// Takes an option, or a group of them, out of those that the driver's typed options will have to name.
+    pub fn take_option(&mut self, key: &str) -> Option<Value> {
+        self.options.take(key)
     }
 
     fn attach(&mut self, role: &'static str, source: ChildSource, perms: Perms) -> Result<Child> {

@@ -123,6 +123,7 @@ impl OpenFlags {
             force_share: self.force_share,
             discard: self.discard,
             detect_zeroes: self.detect_zeroes,
+            copy_on_read: self.copy_on_read,
         }
     }
 

@@ -84,6 +84,10 @@ pub fn json_name(options: &Options) -> String {
 
 fn write_compact(value: &Value, out: &mut String) {
     match value {
+        Value::Object(map) if is_list(map) => {
+            let items = (0..map.len()).filter_map(|i| map.get(&i.to_string()));
+            write_list(out, ('[', ']'), items, write_compact);
+        }
         Value::Object(map) => {
             let members = hash_order(map);
             write_list(out, ('{', '}'), members.into_iter(), |(key, value), out| {
@@ -96,6 +100,11 @@ fn write_compact(value: &Value, out: &mut String) {
         Value::String(text) => out.push_str(&json_string(text)),
         scalar => out.push_str(&scalar.to_string()),
     }
+}
+
+/// Whether a group is a list: its names are the numbers from 0 on.
+fn is_list(map: &Map<String, Value>) -> bool {
+    !map.is_empty() && (0..map.len()).all(|i| map.contains_key(&i.to_string()))
 }
 
 fn write_list<T>(

@@ -164,7 +164,8 @@ pub(super) fn open_child(
     }
     let mut flags = below(parent.flags);
     // While probing, nobody has said yet what the node is going to be used for.
-    flags.writable &= perms.own.is_empty() || perms.own.contains(super::Perm::WRITE);
+    let writes = super::Perm::WRITE | super::Perm::WRITE_UNCHANGED;
+    flags.writable &= perms.own.is_empty() || perms.own.intersects(writes);
     let opener = Opener { env: parent.env, flags, perms, depth, guessed: false };
     match source {
         ChildSource::Describe { filename, options } => {
@@ -183,7 +184,7 @@ pub(super) fn open_child(
 
 /// How the nodes below one with these flags are opened: what is discarded there is the upper node's decision.
 pub(super) fn below(flags: OpenFlags) -> OpenFlags {
-    OpenFlags { discard: true, ..flags }
+    OpenFlags { discard: true, copy_on_read: false, no_backing: false, ..flags }
 }
 
 /// What a format keeps its bytes in (`file`, `header`, `data-file`) is a protocol, and so is what stands for it, whose
@@ -191,8 +192,9 @@ pub(super) fn below(flags: OpenFlags) -> OpenFlags {
 fn layer_of(parent: DriverKind, role: &str) -> Layer {
     match parent {
         DriverKind::Format if role == "backing" => Layer::Any,
-        DriverKind::Format | DriverKind::Protocol => Layer::Protocol,
-        DriverKind::Filter => Layer::Any,
+        // What is compared with a copy is an image.
+        _ if role == "test" || role.starts_with("children.") => Layer::Any,
+        DriverKind::Format | DriverKind::Protocol | DriverKind::Filter => Layer::Protocol,
     }
 }
 
@@ -372,6 +374,9 @@ impl Opener<'_> {
         common: &Common,
     ) -> Result<Arc<Node>> {
         let Opener { env, flags, perms, depth, guessed } = self;
+        if flags.copy_on_read && !flags.writable {
+            return Err(Error::invalid("Can't use copy-on-read on read-only device"));
+        }
         let opened = Vec::new();
         let mut ctx = OpenCtx { env, flags, perms, guessed, driver: row, options, children, depth, opened };
         let driver = (row.open)(&mut ctx)?;

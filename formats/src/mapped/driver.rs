@@ -77,7 +77,7 @@ impl<F: MappedFormat> Driver for Mapped<F> {
         };
         let encrypted = self.format.cipher().is_some();
         let host = match found.place {
-            Place::Stored(host) | Place::Zero(Some(host)) if !encrypted => host,
+            Place::Stored(host) | Place::Zero(Some(host)) | Place::Absent(Some(host)) if !encrypted => host,
             _ => return Ok(mapping),
         };
         let node = Some(Arc::clone(self.format.data().node()));

@@ -72,6 +72,9 @@ impl<F: MappedFormat> Mapped<F> {
         let end = at.0 + from.len() as u64;
         let head = self.around(covers.start..at.0, host.0 - (at.0 - covers.start), blank)?;
         let tail = self.around(end..covers.end, host.0 + from.len() as u64, blank)?;
+        if [&head, &tail].iter().any(|part| matches!(part, Around::Bytes(_))) {
+            self.announce("cow_write");
+        }
         let mut whole = IoVec::new();
         whole.push(head.part());
         from.parts().for_each(|part| whole.push(part));
@@ -95,10 +98,10 @@ impl<F: MappedFormat> Mapped<F> {
             if blank {
                 return Ok(Around::Nothing);
             }
+            self.announce("cluster_alloc_space");
             if len <= ZEROES.len() as u64 {
                 return Ok(Around::Zeroes(usize::try_from(len).unwrap_or(0)));
             }
-            self.announce("cluster_alloc_space");
             self.format.data().write_zeroes(host..host + len, ZeroFlags::empty())?;
             return Ok(Around::Nothing);
         }

@@ -32,6 +32,7 @@ impl Meta {
 
     /// Like [`Meta::allocate`], all of it before the offset `limit`.
     fn allocate_below(&mut self, count: u64, limit: u64) -> Result<HostOffset> {
+        self.event("cluster_alloc");
         loop {
             let run = self.find_free(count, limit)?;
             if self.pending.lowest_freed().is_some_and(|lowest| lowest.0 < run.end)
@@ -39,6 +40,7 @@ impl Meta {
             {
                 continue;
             }
+            self.event("refblock_alloc");
             if self.prepare_blocks(&run)? == Ready::Yes {
                 self.change_refcounts(run.clone(), Change::Up)?;
                 return Ok(self.geometry.host(ClusterIndex(run.start)));
@@ -52,6 +54,7 @@ impl Meta {
     /// The file's.
     pub(super) fn allocate_at(&mut self, at: HostOffset, count: u64) -> Result<u64> {
         let first = self.geometry.index(at).0;
+        self.event("refblock_alloc");
         loop {
             let mut end = first;
             while end < first + count && self.refcount(ClusterIndex(end))? == 0 {
@@ -73,6 +76,7 @@ impl Meta {
     /// # Errors
     /// As for [`Meta::allocate`].
     pub(super) fn allocate_bytes(&mut self, len: u64) -> Result<HostOffset> {
+        self.event("cluster_alloc_bytes");
         let g = self.geometry;
         if let Some(at) = self.free_bytes.filter(|at| g.within(at.0) != 0)
             && self.refcount(g.index(at))? == g.max_refcount()
@@ -143,7 +147,6 @@ impl Meta {
     /// Makes the refcount block for refcount table index `table`, for an allocation of `run`.
     fn make_refblock(&mut self, table: u64, run: &Range<u64>) -> Result<()> {
         let g = self.geometry;
-        self.event("refblock_alloc");
         let own = self.find_free(1, i64::MAX as u64)?.start;
         let block = g.host(ClusterIndex(own));
         if block.0 == 0 {

@@ -68,6 +68,7 @@ impl Meta {
         if self.pending.is_empty() {
             return Ok(false);
         }
+        self.event("refblock_alloc");
         self.caches.settle_l2()?;
         self.event("cluster_free");
         let waiting = std::mem::take(&mut self.pending).waiting;

@@ -149,7 +149,6 @@ impl Meta {
     }
 
     fn find_room(&mut self, clusters: u64, after: Option<HostOffset>) -> Result<(HostOffset, u64)> {
-        self.event("cluster_alloc");
         self.begin_lazy()?;
         if let Some(after) = after.filter(|after| self.geometry.within(after.0) == 0) {
             let count = self.allocate_at(after, clusters)?;

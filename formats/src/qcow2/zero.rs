@@ -25,7 +25,7 @@ impl Qcow2 {
         }
         if self.lock().header.version < Version::V3 {
             // There is no zero flag; what is in no image reads as zeroes unless there is a backing file.
-            return match self.has_backing() {
+            return match self.has_backing() || flags.contains(ZeroFlags::NO_FALLBACK) {
                 true => Err(Error::from_errno(nix::libc::ENOTSUP)),
                 false => self.discard_range(range, DiscardTo::Zero, FreedBy::Request),
             };

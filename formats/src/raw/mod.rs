@@ -133,6 +133,10 @@ impl Driver for Raw {
         Arc::clone(&self.children)
     }
 
+    fn maps_below(&self) -> bool {
+        true
+    }
+
     fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping> {
         self.file.map(self.shift(at)?, max, want)
     }

@@ -42,7 +42,7 @@ impl<'a> Tool<'a> {
     /// # Errors
     /// The first object that cannot be made.
     pub(crate) fn start(out: &'a Arc<Out>, objects: &Objects) -> Result<Option<Self>> {
-        let mut registry = Registry::new([OBJECT_TYPES]);
+        let mut registry = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
         if !objects.objects.is_empty() {
             secret::forbid_core_dump()?;
         }

@@ -90,6 +90,9 @@ fn read(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
         None => None,
         Some(byte) => Some((byte, part(from, len, count)?)),
     };
+    if vmstate {
+        whole_sectors(offset, count as u64)?;
+    }
     let mut buffer = session.buffer(count, 0);
     let image = session.image()?;
     let started = Instant::now();
@@ -103,6 +106,18 @@ fn read(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let (report, right) = received.report();
     session.out.print(&report);
     if right { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// Refuses what some requests cannot be cut to.
+///
+/// # Errors
+/// An offset or a length that is not whole sectors.
+pub(super) fn whole_sectors(offset: u64, count: u64) -> Result<(), Failure> {
+    let mut named = [(offset, "offset"), (count, "count")].into_iter();
+    match named.find(|(n, _)| !n.is_multiple_of(block::SECTOR)) {
+        Some((n, name)) => Err(Failure::Said(format!("{n} is not a sector-aligned value for '{name}'"))),
+        None => Ok(()),
+    }
 }
 
 /// The length of one request.

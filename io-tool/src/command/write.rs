@@ -189,6 +189,9 @@ fn write(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
         let text = format!("length cannot exceed {MAX_REQUEST} without -n, given {}", operands[1]);
         return Err(Failure::Said(text));
     }
+    if special.vmstate || special.compressed {
+        super::read::whole_sectors(offset, count)?;
+    }
     let buffer = match options.zero {
         true => session.buffer(0, 0),
         false => contents(session, special.file, count as usize, options.fill())?,

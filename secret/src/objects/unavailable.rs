@@ -9,7 +9,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &["authz-pam"],
         "This program was built without the feature authz-pam, which has it; authz-list-file can do without PAM.",
     ),
-    (&["throttle-group"], "To limit the rate of a copy, use the -r option of convert and commit."),
     (
         &["iothread", "main-loop", "thread-context"],
         "Threads are started as they are needed; leave the object out. To bind them to processors, use taskset.",

@@ -277,13 +277,16 @@ impl Driver for Blkdebug {
             max_zero: asked.max_write_zero,
             discard_granularity: asked.opt_discard.unwrap_or(1),
             max_discard: asked.max_discard,
-            cluster_size: None,
             ..below
         }
     }
 
     fn children(&self) -> Arc<[Child]> {
         Arc::clone(&self.children)
+    }
+
+    fn filtered(&self) -> Option<&Child> {
+        Some(&self.image)
     }
 
     fn map(&self, at: u64, max: u64, want: Want) -> Result<Mapping> {
@@ -320,7 +323,7 @@ impl Driver for Blkdebug {
     }
 
     fn truncate(&self, _q: &Quiesced<'_>, to: Resize) -> Result<()> {
-        self.image.truncate(to)
+        self.image.node().truncate(to)
     }
 
     fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Box<dyn Driver>> {
