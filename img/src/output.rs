@@ -1,6 +1,6 @@
 //! Reports: what `info` says about a node, for programs and for people.
 
-use block::graph::{plain_name, resolve};
+use block::graph::resolve;
 use block::snapshot::Snapshot;
 use block::tool::{dump, local_time, size::human};
 use block::{FormatInfo, Node, Result};
