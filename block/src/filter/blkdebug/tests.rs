@@ -1,3 +1,5 @@
+//! Requests through the filter: what fails when, and how they are cut.
+
 use super::rules::{Action, Rule};
 use super::*;
 use crate::protocol::memory::Memory;
