@@ -100,7 +100,6 @@ fn options_that_make_no_sense_are_refused_alike() {
         "convert -o help",
         "convert -O foo -o help",
         "convert -o help x y z",
-        "convert -O luks -o help a b",
         "convert dense sparse --bogus",
     ]);
 }
@@ -126,11 +125,10 @@ fn same_bytes(pair: &Pair, words: &str, target: &str) -> [String; 2] {
 }
 
 #[test]
-fn copy_offloading_gives_the_same_bytes() {
+fn copy_offloading_keeps_what_is_stored() {
     let pair = with_pictures();
-    // Ours looks for zeroes all the same, so there may be more holes.
     for source in ["dense", "sparse", "odd", "hole", "empty", "hole odd empty sparse"] {
-        same_bytes(&pair, &format!("-f raw -O raw -C {source}"), "out");
+        same_target(&pair, &format!("-f raw -O raw -C {source}"), "out");
     }
 }
 

@@ -11,8 +11,10 @@ const ZEROES: u64 = 1 << 30;
 /// What a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpanKind {
-    /// Bytes to be read.
+    /// Bytes to be read, among which there may be zeroes to leave out.
     Data,
+    /// Bytes to be written whatever they are.
+    Plain,
     /// Zeroes.
     Zero,
     /// What the target's backing file has already.
@@ -58,6 +60,21 @@ struct Position<'a> {
     at: u64,
     /// What is left of the current extent.
     rest: Option<Extent>,
+}
+
+impl<'a> Span<'a> {
+    /// The span in pieces that end at multiples of `piece` bytes of the target.
+    pub(super) fn pieces(&self, piece: u64) -> impl Iterator<Item = Span<'a>> + use<'a> {
+        let Span { source, source_at, at, len, kind } = *self;
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let start = at + done;
+            let part = (piece - start % piece).min(len - done);
+            let span = Span { source, source_at: source_at + done, at: start, len: part, kind };
+            done += part;
+            (part > 0).then_some(span)
+        })
+    }
 }
 
 impl<'a> Position<'a> {
@@ -181,6 +198,9 @@ fn classify(extent: &Extent, at: u64, options: &CopyOptions, chunk: u64) -> (Spa
         (true, _) if options.sparse == 0 => (SpanKind::Zero, chunk),
         (true, 0) => (SpanKind::Zero, ZEROES),
         (true, _) => (SpanKind::Zero, backed.min(ZEROES)),
+        (false, _) if options.offload && extent.host.is_some() && !extent.compressed => {
+            (SpanKind::Plain, chunk)
+        }
         (false, _) => (SpanKind::Data, chunk),
     }
 }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use turn::Turns;
 
-/// The longest piece a worker takes at once, in bytes.
+/// The longest piece a worker takes at once, in bytes, unless longer runs of zeroes are looked for.
 pub const CHUNK: u64 = 1 << 20;
 
 /// Where the bytes of the target come from: a part of an image.
@@ -62,6 +62,8 @@ pub struct CopyOptions {
     pub salvage: bool,
     /// Write compressed clusters of this many bytes.
     pub compressed: Option<u64>,
+    /// What is stored as it is stays stored, as if the host copied it without anybody looking at it.
+    pub offload: bool,
 }
 
 /// What a copy tells while it runs. Called from all workers.
@@ -104,7 +106,7 @@ pub enum CopyError {
 /// # Errors
 /// Finding out what the source is made of failed.
 pub fn work(sources: &[Segment], options: &CopyOptions, observer: &dyn Observer) -> Result<u64, CopyError> {
-    let mut cursor = Cursor::new(sources, options, observer, CHUNK.max(options.compressed.unwrap_or(0)));
+    let mut cursor = Cursor::new(sources, options, observer, chunk(options));
     let mut bytes = 0;
     while let Some(span) = cursor.next()? {
         bytes += span.work(options);
@@ -137,13 +139,15 @@ pub fn copy_at(
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
     let unit = unit(target, options);
-    let mut chunk = chunk(sources, target).max(unit.min(CHUNK));
-    if let Some(cluster) = options.compressed {
-        chunk = chunk.next_multiple_of(cluster);
-    }
+    let chunk = chunk(options);
+    let piece = match options.compressed {
+        // Clusters are cut out of whole chunks.
+        Some(_) => chunk,
+        None => piece(sources, target).max(unit).max(shortest_run(options)).min(chunk),
+    };
     let job = Job {
         cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk).starting_at(start))),
-        chunk,
+        piece,
         sources,
         turns: Turns::default(),
         target,
@@ -169,8 +173,8 @@ fn join(handle: std::thread::ScopedJoinHandle<'_, Result<(), CopyError>>) -> Res
 struct Job<'a> {
     /// The cursor and how many chunks it has handed out.
     cursor: Mutex<(u64, Cursor<'a>)>,
-    /// The longest piece of data that the cursor hands out, in bytes.
-    chunk: u64,
+    /// How much of a chunk is read and written at once, in bytes.
+    piece: u64,
     sources: &'a [Segment],
     turns: Turns,
     target: &'a Image,
@@ -209,8 +213,19 @@ impl Job<'_> {
     }
 }
 
-/// The longest piece to take at once: what suits all who take part, if each of them knows that.
-fn chunk(sources: &[Segment], target: &Image) -> u64 {
+/// The shortest run of zeroes that is worth leaving out, rounded up so that chunks are whole runs.
+fn shortest_run(options: &CopyOptions) -> u64 {
+    options.sparse.checked_next_power_of_two().unwrap_or(CHUNK)
+}
+
+/// The longest piece a worker takes at once, in bytes: runs of zeroes of the length asked for must fit, and compressed
+/// clusters are whole.
+fn chunk(options: &CopyOptions) -> u64 {
+    CHUNK.max(shortest_run(options)).next_multiple_of(options.compressed.unwrap_or(1))
+}
+
+/// How much to read and write at once: what suits all who take part, if each of them knows that, else a whole chunk.
+fn piece(sources: &[Segment], target: &Image) -> u64 {
     let images = sources.iter().map(|segment| &segment.image).chain([target]);
     let wishes = images.map(|image| image.limits().optimal_transfer.map(|wish| wish.clamp(SECTOR, CHUNK)));
     wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
@@ -220,7 +235,7 @@ fn chunk(sources: &[Segment], target: &Image) -> u64 {
 /// than the runs of zeroes that are worth leaving out.
 fn unit(target: &Image, options: &CopyOptions) -> u64 {
     let limits = target.limits();
-    let wanted = options.sparse.min(CHUNK).checked_ilog2().map_or(1, |log| 1 << log);
+    let wanted = options.sparse.checked_ilog2().map_or(1, |log| 1 << log);
     limits.cluster_size.map_or(wanted, u64::from).max(limits.request_align.into())
 }
 

@@ -109,6 +109,7 @@ const PLAIN: CopyOptions = CopyOptions {
     rate: None,
     salvage: false,
     compressed: None,
+    offload: false,
 };
 
 fn contents(image: &Image) -> Vec<u8> {

@@ -14,7 +14,7 @@ impl Span<'_> {
     /// How many of its bytes have to be read or written as data.
     pub(super) fn work(&self, options: &CopyOptions) -> u64 {
         match self.kind {
-            SpanKind::Data => self.len,
+            SpanKind::Data | SpanKind::Plain => self.len,
             SpanKind::Zero if options.sparse == 0 => self.len,
             SpanKind::Zero | SpanKind::Backed => 0,
         }
@@ -40,15 +40,18 @@ impl<'a, 'j> Worker<'a, 'j> {
             let Some((number, span)) = self.next()? else { return Ok(()) };
             let work = span.work(self.job.options);
             self.wait_for_rate(work);
-            if work > 0 {
-                self.fill(&span)?;
-                self.pack(&span)?;
-            }
             let in_turn = self.job.options.order == Order::Sequential;
-            if in_turn && !self.job.turns.wait(number) {
-                return Ok(());
+            let piece = if work > 0 { self.job.piece } else { u64::MAX };
+            for (i, part) in span.pieces(piece).enumerate() {
+                if work > 0 {
+                    self.fill(&part)?;
+                    self.pack(&part)?;
+                }
+                if in_turn && i == 0 && !self.job.turns.wait(number) {
+                    return Ok(());
+                }
+                self.write(&part)?;
             }
-            self.write(&span)?;
             if in_turn {
                 self.job.turns.end(number);
             }
@@ -75,10 +78,10 @@ impl<'a, 'j> Worker<'a, 'j> {
     /// Fills the buffer with what is to be written.
     fn fill(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
         if self.buffer.is_empty() {
-            self.buffer = Buffer::zeroed(self.job.chunk as usize);
+            self.buffer = Buffer::zeroed(self.job.piece as usize);
         }
         let bytes = &mut self.buffer[..span.len as usize];
-        if span.kind != SpanKind::Data {
+        if span.kind == SpanKind::Zero {
             bytes.fill(0);
             return Ok(());
         }
@@ -128,6 +131,7 @@ impl<'a, 'j> Worker<'a, 'j> {
         match span.kind {
             SpanKind::Backed => Ok(()),
             SpanKind::Zero if self.job.options.sparse > 0 => self.write_zeroes(span.at, span.len),
+            SpanKind::Plain => self.write_data(span.at, 0..span.len as usize),
             SpanKind::Data | SpanKind::Zero => self.write_buffer(span.at, span.len as usize),
         }
     }

@@ -127,6 +127,7 @@ fn commit(image: &Image, base: &Arc<Node>, depth: u32, rate: Option<u64>, progre
         rate,
         salvage: false,
         compressed: None,
+        offload: false,
     };
     let sources = [Segment { image: image.clone(), range: 0..len }];
     progress.expect(copy::work(&sources, &options, progress).map_err(failed)?);

@@ -322,6 +322,7 @@ impl ConvertArgs {
             rate: numbers.rate,
             salvage: self.salvage,
             compressed: self.target.compress.then(|| limits.cluster_size.map_or(SECTOR, u64::from)),
+            offload: self.copy_range_offloading,
         })
     }
 }

@@ -115,6 +115,7 @@ fn copy_all(source: Segment, target: &Image, progress: &Progress) -> Result<()> 
         rate: None,
         salvage: false,
         compressed: None,
+        offload: false,
     };
     let failed = |e: &Error, what| Error::new(e.kind(), e.strerror()).with_errno(e.errno()).context(what);
     copy::copy(&[source], target, &options, progress).map_err(|e| match e {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod combination;
+mod conversion;
 mod refusals;
 mod shapes;
 

@@ -332,6 +332,7 @@ fn copy_options(target: &Image) -> Result<CopyOptions> {
         rate: None,
         salvage: false,
         compressed: None,
+        offload: false,
     })
 }
 
