@@ -10,6 +10,7 @@ pub mod differential;
 pub mod disk;
 pub mod luks;
 pub mod nbd;
+pub mod pairwise;
 pub mod random;
 
 use std::ffi::OsStr;
