@@ -39,7 +39,7 @@ impl Attached {
     ) -> Result<Self> {
         let device = Device::at(path)?;
         let thread = std::thread::spawn(move || {
-            let done = attach(device, Arc::new(socket), export).and_then(|()| then());
+            let done = attach(device, &Arc::new(socket), export).and_then(|()| then());
             if done.is_err() {
                 // The server has no reason to stay. That a process can signal itself is certain.
                 let _ = kill(Pid::this(), Signal::SIGTERM);
@@ -63,10 +63,10 @@ impl Attached {
     }
 }
 
-fn attach(device: Device, socket: Arc<Socket>, export: String) -> Result<()> {
+fn attach(device: Device, socket: &Arc<Socket>, export: String) -> Result<()> {
     socket.set_time_limit(LIMIT)?;
     let wanted = Wanted { export, context: None, headers: Headers::Simple };
-    let done = negotiate(Arc::clone(&socket) as _, &wanted, None).and_then(|(info, _)| {
+    let done = negotiate(Arc::clone(socket) as _, &wanted, None).and_then(|(info, _)| {
         socket.set_time_limit(Duration::ZERO)?;
         Kernel::open()?.attach(device, socket.as_fd(), &info)
     });

@@ -230,7 +230,7 @@ fn lengths_up_to_the_last_bit_are_refused_or_end_the_connection() {
             bytes.extend(data);
         }
         stream.write_all(&bytes).unwrap();
-        stream.read_exact(&mut vec![0; 18 + 20 + (20 + 14) + (20 + 12) + 20]).unwrap();
+        stream.read_exact(&mut [0; 18 + 20 + (20 + 14) + (20 + 12) + 20]).unwrap();
         stream
     };
     for command in [1, 7] {

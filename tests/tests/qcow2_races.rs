@@ -211,7 +211,7 @@ impl Race<'_> {
     fn real_check(&self, disk: &Disk, context: &str) {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         let n = ASKED.fetch_add(1, Ordering::Relaxed);
-        if std::env::var_os("BLOCKIMG_LONG").is_some() || n % 20 == 0 {
+        if std::env::var_os("BLOCKIMG_LONG").is_some() || n.is_multiple_of(20) {
             let dir = tempfile::tempdir().expect("a temporary directory can be made");
             std::fs::write(dir.path().join("t.qcow2"), &disk.files()["t.qcow2"]).expect("there is room");
             let check = Whose::Real.run(dir.path(), "qemu-img check -f qcow2 t.qcow2");

@@ -40,7 +40,7 @@ fn snapshots_hold_what_was_there_when_they_were_taken() {
         let pair = Pair::new();
         let dir = pair.dir(Whose::Ours);
         prepare(dir, options, Whose::Ours, Whose::Ours);
-        for applies in [Whose::Ours] {
+        for applies in [Whose::Ours, Whose::Real] {
             img(applies, dir, "snapshot -a one a.qcow2");
             img(Whose::Real, dir, "check -q a.qcow2");
             io(Whose::Real, dir, &ONE);

@@ -97,8 +97,9 @@ impl Bits {
                 let chunk = self.chunks.entry(index).or_insert_with(|| Chunk::Some(Box::new([0; WORDS])));
                 if *chunk != Chunk::Full {
                     let words = chunk.words();
-                    for word in (part.start / 64) as usize..=((part.end - 1) / 64) as usize {
-                        words[word] |= word_mask(word, &part);
+                    let touched = (part.start / 64) as usize..((part.end - 1) / 64 + 1) as usize;
+                    for (word, bits) in words.iter_mut().enumerate().take(touched.end).skip(touched.start) {
+                        *bits |= word_mask(word, &part);
                     }
                 }
             }
@@ -119,8 +120,8 @@ impl Bits {
             if let Some(chunk) = self.chunks.get_mut(&(len / CHUNK)) {
                 let gone = len % CHUNK..CHUNK;
                 let words = chunk.words();
-                for word in (gone.start / 64) as usize..WORDS {
-                    words[word] &= !word_mask(word, &gone);
+                for (word, bits) in words.iter_mut().enumerate().skip((gone.start / 64) as usize) {
+                    *bits &= !word_mask(word, &gone);
                 }
                 if words.iter().all(|word| *word == 0) {
                     self.chunks.remove(&(len / CHUNK));

@@ -157,11 +157,11 @@ impl Quorum {
 
     /// Does something to every copy; done when enough of them did it.
     fn all(&self, act: impl Fn(&Child) -> Result<()>) -> Result<()> {
-        self.decide(self.copies.iter().map(act).filter_map(Result::err).collect())
+        self.decide(&self.copies.iter().map(act).filter_map(Result::err).collect::<Vec<_>>())
     }
 
     /// Whether enough copies did it, given the errors of those that did not; else the error most of them had.
-    fn decide(&self, errors: Vec<Error>) -> Result<()> {
+    fn decide(&self, errors: &[Error]) -> Result<()> {
         if self.copies.len() - errors.len() >= self.threshold {
             return Ok(());
         }
@@ -191,7 +191,7 @@ impl Quorum {
                 Err(e) => errors.push(e),
             }
         }
-        self.decide(errors)?;
+        self.decide(&errors)?;
         let winner = self.elect(at, &answers)?;
         to.copy_from_slice(winner);
         if self.reading == Reading::VoteAndMend {
@@ -313,9 +313,9 @@ mod tests {
     fn the_error_is_the_one_most_copies_had() {
         let quorum = quorum(&[1, 1, 1], 3, Reading::Vote);
         let errors = |list: &[i32]| list.iter().map(|n| Error::from_errno(*n)).collect::<Vec<_>>();
-        assert_eq!(quorum.decide(errors(&[5, 28, 28])).unwrap_err().errno(), 28);
-        assert_eq!(quorum.decide(errors(&[5])).unwrap_err().errno(), 5);
-        quorum.decide(errors(&[])).unwrap();
+        assert_eq!(quorum.decide(&errors(&[5, 28, 28])).unwrap_err().errno(), 28);
+        assert_eq!(quorum.decide(&errors(&[5])).unwrap_err().errno(), 5);
+        quorum.decide(&errors(&[])).unwrap();
     }
 
     #[test]

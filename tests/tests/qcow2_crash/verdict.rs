@@ -47,7 +47,7 @@ impl<'a> Judge<'a> {
             self.judge_repair(left, &left_there, &context);
         }
         self.judged += 1;
-        if self.judged % 8 == 0 {
+        if self.judged.is_multiple_of(8) {
             let theirs = self.real_contents(left);
             assert!(theirs == *found, "{context}: the real tool reads something else");
         }

@@ -127,7 +127,7 @@ fn a_handshake_waits_for_neither_side_and_ends_when_both_are_greeted() {
 #[test]
 fn bytes_arrive_in_order_both_ways_at_once_whatever_the_sizes() {
     let ([a, b], _sockets) = pair();
-    let bytes: Vec<u8> = (0..1u32 << 18).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..1u32 << 18).map(|i| ((i * 31) >> 3) as u8).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| a.handshake().unwrap());
         b.handshake().unwrap();
