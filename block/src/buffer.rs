@@ -9,6 +9,9 @@ pub const ALIGN: usize = 4096;
 /// How many idle buffers a [`Pool`] keeps.
 const IDLE: usize = 16;
 
+/// The longest buffer a [`Pool`] keeps, in bytes: one request that was long must not cost its memory for ever.
+const KEPT: usize = (2 << 20) + ALIGN;
+
 /// A page-aligned run of bytes, zeroed when made.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -86,7 +89,7 @@ impl DerefMut for Pooled<'_> {
 impl Drop for Pooled<'_> {
     fn drop(&mut self) {
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE {
+        if idle.len() < IDLE && self.buffer.memory.len() <= KEPT {
             idle.push(std::mem::take(&mut self.buffer));
         }
     }
@@ -111,6 +114,13 @@ mod tests {
         assert!(first.as_ptr().addr().is_multiple_of(ALIGN));
         drop(first);
         assert_eq!(pool.take(512).as_ptr(), address);
+    }
+
+    #[test]
+    fn long_buffers_are_not_kept() {
+        let pool = Pool::new();
+        drop(pool.take(KEPT));
+        assert!(pool.idle.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -140,6 +140,31 @@ fn clients_that_never_read_give_way_to_those_that_do() {
 }
 
 #[test]
+fn memory_that_clients_who_never_read_took_is_given_back_when_they_leave() {
+    let dir = TempDir::new().unwrap();
+    let server = server(&dir, &[]);
+    let before = server.descriptors();
+    // A length that an allocator likes to keep.
+    let greedy: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = transmission(&server);
+            (0..8).for_each(|_| stream.write_all(&request(0, 0, 24 << 20)).unwrap());
+            stream
+        })
+        .collect();
+    while server.status("VmRSS:") < 200 << 10 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(greedy);
+    while server.descriptors() > before {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(server.status("VmHWM:") < (256 + 64) << 10, "{} kB", server.status("VmHWM:"));
+    assert!(server.status("VmRSS:") < 64 << 10, "{} kB", server.status("VmRSS:"));
+    assert_serves(&server);
+}
+
+#[test]
 fn whoever_takes_too_long_over_the_negotiation_is_cut_off_and_holds_nobody_up() {
     let dir = TempDir::new().unwrap();
     let server = server(&dir, &["--handshake-limit", "1"]);

@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::reply::Reply;
 use super::request::{Operation, Refusal, ValidRequest, Zeroes, payload_len, validate};
 use super::status;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Pool};
 use crate::channel::{Transport, read_exact, write_all};
 use crate::extents::Extents;
 use crate::{Error, IoVec, IoVecMut, Result, Want, WriteFlags, ZeroFlags};
@@ -28,8 +28,12 @@ use std::time::Instant;
 /// How much input is read at once, in bytes: many small requests with their payloads.
 const INPUT: usize = 32 << 10;
 
-/// A thread keeps its buffer up to this size, in bytes.
-const KEPT_BUFFER: usize = 1 << 20;
+/// The buffer each thread keeps, in bytes. Requests that need more take what all connections share: there may be many
+/// threads, and what they keep is not in the budget.
+const OWN_BUFFER: usize = 64 << 10;
+
+/// How much is read ahead at once, in bytes.
+const READ_AHEAD: usize = 1 << 20;
 
 /// Reads at least this long look for holes first, in bytes: for shorter ones it would cost more than it saves.
 const HOLES_FROM: u64 = 64 << 10;
@@ -38,6 +42,8 @@ const HOLES_FROM: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) budget: Budget,
+    /// Buffers for long requests, each taken under a lease of the budget.
+    pub(super) buffers: Pool,
     /// No further requests are read.
     pub(super) stopping: AtomicBool,
     /// The most threads for one connection.
@@ -58,6 +64,8 @@ pub(super) struct Connection {
     /// Threads that wait for the input lock.
     waiting: AtomicUsize,
     pace: Pace,
+    /// Answers reach nobody any more: what has been asked and not begun is dropped.
+    broken: AtomicBool,
     /// Data known to be stored without holes: a later read inside need not ask again. It may become stale only by
     /// turning into zeroes, and then reading it is still right.
     data_run: Mutex<Range<u64>>,
@@ -76,9 +84,8 @@ struct Input {
 }
 
 /// What a thread keeps from one turn to the next.
-#[derive(Default)]
 struct Worker {
-    /// The data of one request.
+    /// The data of one request, unless it is long.
     buffer: Buffer,
     /// The requests of a batch.
     batch: Vec<u8>,
@@ -119,6 +126,7 @@ impl Connection {
             threads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             pace: Pace::default(),
+            broken: AtomicBool::new(false),
             data_run: Mutex::new(0..0),
             _client: client,
         });
@@ -136,7 +144,8 @@ impl Connection {
     }
 
     fn work(self: Arc<Self>) {
-        let mut worker = Worker::default();
+        let mut worker =
+            Worker { buffer: Buffer::zeroed(OWN_BUFFER), batch: Vec::new(), answers: Vec::new() };
         while !self.retire() {
             self.waiting.fetch_add(1, Ordering::AcqRel);
             let input = lock(&self.input);
@@ -146,9 +155,6 @@ impl Connection {
                     self.transport.shutdown(Shutdown::Both);
                 }
                 return;
-            }
-            if worker.buffer.len() > KEPT_BUFFER {
-                worker.buffer = Buffer::default();
             }
         }
     }
@@ -176,8 +182,20 @@ impl Connection {
             }
         }
         let header = self.next_header(&mut input)?;
-        let lease = self.shared.budget.take(held(&header));
-        let buffer = &mut worker.buffer;
+        let held = held(self.session.headers, &header);
+        // Given back when the buffer is.
+        let _lease = self.shared.budget.take(held as u64);
+        if self.broken.load(Ordering::Acquire) {
+            return input.end();
+        }
+        let mut long;
+        let buffer = match held <= OWN_BUFFER {
+            true => &mut worker.buffer[..],
+            false => {
+                long = self.shared.buffers.take(held);
+                &mut long[..]
+            }
+        };
         let Ok(received) = self.receive(header, &mut input, buffer) else { return input.end() };
         if received.request.command == command::DISC {
             return input.end();
@@ -185,11 +203,15 @@ impl Connection {
         self.grow(&input);
         drop(input);
         if self.execute(received, buffer).is_err() {
-            // Whoever reads finds out at once.
-            self.transport.shutdown(Shutdown::Both);
+            self.break_off();
         }
-        drop(lease);
         Some(())
+    }
+
+    /// Gives the connection up. Whoever reads finds out at once.
+    fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.transport.shutdown(Shutdown::Both);
     }
 
     /// Executes a batch and answers it with one write.
@@ -214,7 +236,7 @@ impl Connection {
         }
         self.pace.note(begun.elapsed(), batch.count);
         if self.send(&IoVec::from(&worker.answers[..])).is_err() {
-            self.transport.shutdown(Shutdown::Both);
+            self.break_off();
         }
         Some(())
     }
@@ -263,7 +285,8 @@ impl Connection {
     /// Waits for a whole header.
     fn await_header(&self, input: &mut Input) -> Option<()> {
         let size = Request::size(self.session.headers);
-        if input.ended || self.shared.stopping.load(Ordering::Acquire) {
+        let over = self.shared.stopping.load(Ordering::Acquire) || self.broken.load(Ordering::Acquire);
+        if input.ended || over {
             return input.end();
         }
         while input.unused().len() < size {
@@ -293,7 +316,7 @@ impl Connection {
     }
 
     /// Reads the payload, if there is one, and judges the request.
-    fn receive(&self, request: Request, input: &mut Input, buffer: &mut Buffer) -> io::Result<Received> {
+    fn receive(&self, request: Request, input: &mut Input, buffer: &mut [u8]) -> io::Result<Received> {
         let len = payload_len(self.session.headers, &request);
         if len > MAX_PAYLOAD.into() {
             self.refuse_and_end(&request, input)?;
@@ -302,7 +325,6 @@ impl Connection {
         let by_payload = request.command == command::BLOCK_STATUS && len > 0;
         let judged_first = if by_payload { None } else { Some(validate(&self.session, &request, &[])) };
         // A write that is refused has its payload read all the same, to stay in step.
-        resize(buffer, len);
         self.read_payload(input, &mut buffer[..len])?;
         let verdict = judged_first.unwrap_or_else(|| validate(&self.session, &request, &buffer[..len]));
         Ok(Received { request, verdict, payload: len })
@@ -343,7 +365,7 @@ impl Connection {
     }
 
     /// Executes what was received and replies.
-    fn execute(&self, received: Received, buffer: &mut Buffer) -> io::Result<()> {
+    fn execute(&self, received: Received, buffer: &mut [u8]) -> io::Result<()> {
         let reply = self.reply_to(&received.request);
         let mut out = Vec::with_capacity(64);
         let outcome = match received.verdict {
@@ -410,25 +432,25 @@ impl Connection {
         Ok(())
     }
 
-    fn read(&self, reply: Reply, range: Range<u64>, whole: bool, buffer: &mut Buffer) -> io::Result<()> {
+    fn read(&self, reply: Reply, range: Range<u64>, whole: bool, buffer: &mut [u8]) -> io::Result<()> {
         let len = (range.end - range.start) as usize;
         let mut out = Vec::with_capacity(64);
         if len == 0 {
             reply.nothing_read(&mut out);
             return self.send(&IoVec::from(&out[..]));
         }
-        resize(buffer, len);
+        let buffer = &mut buffer[..len];
         let sparse = self.session.headers >= Headers::Structured && !whole && len as u64 >= HOLES_FROM;
         let done = match sparse {
             true => self.read_sparse(reply, &range, buffer),
-            false => self.read_timed(&range, &mut buffer[..len]).map(|()| false),
+            false => self.read_timed(&range, buffer).map(|()| false),
         };
         match done {
             Ok(true) => Ok(()),
             Ok(false) => {
                 reply.data(range.start, len as u64, true, &mut out);
                 let mut message = IoVec::from(&out[..]);
-                message.push(&buffer[..len]);
+                message.push(buffer);
                 self.send(&message)
             }
             Err(e) => {
@@ -544,19 +566,14 @@ impl Input {
     }
 }
 
-/// Makes `buffer` at least `len` bytes long.
-fn resize(buffer: &mut Buffer, len: usize) {
-    if buffer.len() < len {
-        *buffer = Buffer::zeroed(len);
-    }
-}
-
-/// How many bytes of the budget a request needs.
-fn held(request: &Request) -> u64 {
-    match request.command {
-        command::READ | command::WRITE => request.length.min(MAX_PAYLOAD.into()),
+/// How many bytes a request needs for its payload or its answer.
+fn held(headers: Headers, request: &Request) -> usize {
+    let needed = match request.command {
+        command::READ => request.length,
+        command::CACHE => request.length.min(READ_AHEAD as u64),
         _ => 0,
-    }
+    };
+    needed.max(payload_len(headers, request)).min(MAX_PAYLOAD.into()) as usize
 }
 
 fn refused_code(refusal: &Refusal) -> u32 {
@@ -573,7 +590,7 @@ fn zero_flags(how: Zeroes) -> ZeroFlags {
 
 /// Reads a range for the sake of the caches below.
 fn read_ahead(image: &crate::Image, range: Range<u64>) -> Result<()> {
-    let mut buffer = Buffer::zeroed(KEPT_BUFFER.min((range.end - range.start) as usize));
+    let mut buffer = Buffer::zeroed(READ_AHEAD.min((range.end - range.start) as usize));
     let mut at = range.start;
     while at < range.end {
         let n = buffer.len().min((range.end - at) as usize);

@@ -5,6 +5,7 @@ use super::Exports;
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
 use super::negotiation::{Negotiation, Session, Step, Tls};
+use crate::buffer::Pool;
 use crate::channel::{Accepted, Handshake, Listener, ServerTls, Socket, TlsTransport, Transport};
 use crate::{Error, Kind, Result};
 use nix::errno::Errno;
@@ -130,11 +131,13 @@ impl Server {
     /// # Errors
     /// No descriptors left.
     pub fn new(exports: Exports, listeners: Vec<Listener>, options: ServerOptions, log: Log) -> Result<Self> {
+        crate::sys::give_back_freed_memory();
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
         let shared = Shared {
             budget: Budget::new(BUDGET),
+            buffers: Pool::new(),
             stopping: AtomicBool::new(false),
             max_threads: options.threads,
             quick_threads: std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
