@@ -3,17 +3,21 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::process::{Child, ChildStdin, Stdio};
 use tempfile::TempDir;
 use tests::Whose;
 use tests::nbd::Server;
+
+/// What a flush says that fails.
+const LOST: &str = "Input/output error";
 
 /// `io-tool` with commands given one at a time.
 struct Io {
     child: Child,
     stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    /// What it says and what it complains about, in order.
+    output: BufReader<PipeReader>,
 }
 
 impl Io {
@@ -21,9 +25,11 @@ impl Io {
         let options = format!("driver=nbd,server.type=unix,server.path={socket},reconnect-delay=60{more}");
         let mut command = Whose::Ours.command("qemu-io");
         command.args(["-t", "writeback", "--image-opts", &options]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Io { child, stdin, stdout: BufReader::new(stdout) }
+        let (output, input) = std::io::pipe().unwrap();
+        command.stdin(Stdio::piped()).stdout(input.try_clone().unwrap()).stderr(input);
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        Io { child, stdin, output: BufReader::new(output) }
     }
 
     /// What one command says.
@@ -33,7 +39,7 @@ impl Io {
         let mut said = String::new();
         loop {
             let mut line = String::new();
-            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "io-tool ended: {said}");
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "io-tool ended: {said}");
             if line.contains("4 MiB") && !line.contains("ops") {
                 return said;
             }
@@ -65,12 +71,12 @@ fn after_a_kill_flushed_data_is_there_and_the_client_goes_on() {
     let server = serve(&dir);
     let mut io = Io::open(dir.path().join("nbd.sock").to_str().unwrap(), "");
     assert!(io.run("w -P 1 0 1M").contains("wrote 1048576/1048576"));
-    assert!(!io.run("f").contains("failed"));
+    assert!(!io.run("f").contains(LOST));
     server.kill();
     assert!(fs::read(dir.path().join("a.raw")).unwrap()[..1 << 20].iter().all(|b| *b == 1));
     let server = serve(&dir);
     assert!(io.run("w -P 2 1M 1M").contains("wrote 1048576/1048576"));
-    assert!(!io.run("f").contains("failed"), "nothing unflushed was lost");
+    assert!(!io.run("f").contains(LOST), "nothing unflushed was lost");
     assert!(io.run("r -P 1 0 1M").contains("read 1048576/1048576"));
     assert!(io.run("r -P 2 1M 1M").contains("read 1048576/1048576"));
     drop(io);
@@ -87,8 +93,8 @@ fn the_first_flush_after_a_death_tells_of_writes_that_may_be_lost() {
         server.kill();
         let _server = serve(&dir);
         assert!(io.run("r 0 512").contains("read 512/512"));
-        assert_eq!(io.run("f").contains("Input/output error"), fails, "{more}");
-        assert!(!io.run("f").contains("failed"), "it is told once");
+        assert_eq!(io.run("f").contains(LOST), fails, "{more}");
+        assert!(!io.run("f").contains(LOST), "it is told once");
         assert!(io.run("r -P 1 0 64k").contains("read 65536/65536"), "the page cache outlives a process");
     }
 }
