@@ -117,10 +117,10 @@ fn workload(format: &str, create: &str) {
         scope.spawn(|| with_fio(&uri, 4 * PART));
     });
     let model = &model[..4 * PART];
-    for (who, copy) in
-        [("nbdcopy", read_by_nbdcopy(&uri, dir.path())), ("nbdfuse", read_by_fuse(&uri, dir.path()))]
-    {
-        assert!(copy[..4 * PART] == *model, "{who}");
+    assert!(read_by_nbdcopy(&uri, dir.path())[..4 * PART] == *model, "nbdcopy");
+    // Containers often may not mount.
+    if fs::File::options().read(true).write(true).open("/dev/fuse").is_ok() {
+        assert!(read_by_fuse(&uri, dir.path())[..4 * PART] == *model, "nbdfuse");
     }
     assert_eq!(server.stop(), Some(0));
     Whose::Real.run(dir.path(), &format!("qemu-img convert -f {format} -O raw image flat")).ok();
