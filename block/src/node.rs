@@ -12,9 +12,10 @@ use crate::graph::Opened;
 use crate::inflight::{InFlight, Mode};
 use crate::{
     Breakpoints, Child, Driver, Error, Event, FormatInfo, IoVec, IoVecMut, Kind, Level, Limits, MapKind,
-    Mapping, Options, Perm, Perms, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
+    Mapping, Perm, Perms, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
 use arc_swap::{ArcSwap, Guard};
+use serde_json::{Map, Value};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,8 +80,8 @@ pub struct NodeName {
     pub filename: String,
     /// The node name: what the user gave, or a generated `#blockN`.
     pub node: String,
-    /// The options that would open it again.
-    pub options: Options,
+    /// The options that would open it again: its own with dotted names, nodes below as groups.
+    pub description: Map<String, Value>,
 }
 
 /// What changes when a node is reopened.

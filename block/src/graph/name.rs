@@ -1,6 +1,6 @@
 //! How nodes are called: file names, protocol prefixes, and `json:{…}` where a name does not say it all.
 
-use crate::{Error, Node, Options, Result};
+use crate::{Error, Node, Result};
 use serde_json::{Map, Value};
 
 /// The protocol prefix of a file name: the part before the first colon, if no slash comes earlier.
@@ -75,10 +75,10 @@ pub fn json_string(text: &str) -> String {
     out
 }
 
-/// The tree as `json:{…}` on one line, members in [`hash_order`].
-pub fn json_name(options: &Options) -> String {
+/// A description as `json:{…}` on one line, members in [`hash_order`].
+pub fn json_name(description: Map<String, Value>) -> String {
     let mut text = String::from("json:");
-    write_compact(&Value::Object(options.clone().into_map()), &mut text);
+    write_compact(&Value::Object(description), &mut text);
     text
 }
 
@@ -126,6 +126,7 @@ fn write_list<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
 
     fn ordered(names: &[&str]) -> Vec<String> {
         let map: Map<String, Value> = names.iter().map(|n| ((*n).to_owned(), Value::Null)).collect();
@@ -182,7 +183,7 @@ mod tests {
         ]);
         let want =
             r#"json:{"offset": "512", "driver": "raw", "file": {"driver": "file", "filename": "a.raw"}}"#;
-        assert_eq!(json_name(&options.unwrap()), want);
+        assert_eq!(json_name(options.unwrap().into_map()), want);
     }
 
     #[test]

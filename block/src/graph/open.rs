@@ -7,7 +7,7 @@ use crate::node::{DetectZeroes, NodeFlags, NodeName, State};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -465,11 +465,11 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
         .unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let filename = match row.kind {
         DriverKind::Protocol => {
-            (row.filename)(options, children).unwrap_or_else(|| json_name(&described(row, options, children)))
+            (row.filename)(options, children).unwrap_or_else(|| json_name(described(row, options, children)))
         }
         _ => layered_name(row, options, children),
     };
-    NodeName { driver: row.name, filename, node, options: described(row, options, children) }
+    NodeName { driver: row.name, filename, node, description: described(row, options, children) }
 }
 
 fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
@@ -477,7 +477,7 @@ fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> Strin
     match children.iter().find(|c| c.role() == "file") {
         // A name stands for one format on a protocol, not for formats on formats.
         Some(file) if !strong && is_plain(file) => file.node().name().filename.clone(),
-        _ => json_name(&described(row, options, children)),
+        _ => json_name(described(row, options, children)),
     }
 }
 
@@ -488,21 +488,38 @@ fn is_plain(child: &Child) -> bool {
     kind == DriverKind::Protocol && !node.name().filename.starts_with("json:")
 }
 
-/// The options that would open this node again.
-fn described(row: &DriverRow, options: &Options, children: &[Child]) -> Options {
-    let mut tree = Options::new();
-    let own = row.strong_options.iter().filter_map(|key| Some((*key, options.get(key)?.clone())));
-    let driver = std::iter::once(("driver", Value::from(row.name)));
-    let below = children
-        .iter()
-        .filter(|c| c.role() != "backing")
-        .map(|c| (c.role(), Value::Object(c.node().name().options.clone().into_map())));
-    for (key, value) in driver.chain(own).chain(below) {
-        let outcome = match value {
-            Value::Object(map) => Options::from_map(map).and_then(|o| tree.merge(key, o)),
-            value => tree.set(key, value),
-        };
-        debug_assert!(outcome.is_ok(), "names of rows and roles do not conflict");
+/// The options that would open this node again: those of its own with dotted names, nodes below as groups.
+fn described(row: &DriverRow, options: &Options, children: &[Child]) -> Map<String, Value> {
+    let mut description = Map::new();
+    description.insert("driver".into(), row.name.into());
+    for key in row.strong_options {
+        if let Some(value) = options.get(key) {
+            put_dotted(&mut description, (*key).to_owned(), value);
+        }
     }
-    tree
+    for child in children.iter().filter(|c| c.role() != "backing") {
+        put_group(&mut description, child.role(), child.node().name().description.clone());
+    }
+    description
+}
+
+fn put_dotted(to: &mut Map<String, Value>, key: String, value: &Value) {
+    match value {
+        Value::Object(group) => {
+            group.iter().for_each(|(name, value)| put_dotted(to, format!("{key}.{name}"), value));
+        }
+        value => drop(to.insert(key, value.clone())),
+    }
+}
+
+/// Puts the description of a node in its role; several of one kind (`children.0`, `children.1`) make a list.
+fn put_group(to: &mut Map<String, Value>, role: &str, group: Map<String, Value>) {
+    let Some((list, index)) = role.split_once('.') else {
+        to.insert(role.to_owned(), group.into());
+        return;
+    };
+    let list = to.entry(list).or_insert_with(|| Map::new().into());
+    if let Value::Object(list) = list {
+        put_group(list, index, group);
+    }
 }

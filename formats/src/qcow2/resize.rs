@@ -19,6 +19,9 @@ impl Qcow2 {
         if to.size == old {
             return Ok(());
         }
+        if !to.size.is_multiple_of(block::SECTOR) {
+            return Err(Error::invalid("The new size must be a multiple of 512"));
+        }
         self.check_resizable()?;
         self.check_bitmaps_for_resize(to.size)?;
         if to.size < old {

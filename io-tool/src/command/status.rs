@@ -4,7 +4,8 @@ use super::{CommandRow, Count, Failure, Outcome};
 use crate::args::{Words, number};
 use crate::output::size;
 use crate::session::Session;
-use block::{Image, MapKind, Result, Want};
+use block::{Image, MapKind, Node, Result, Want};
+use std::sync::Arc;
 
 /// `length`.
 pub(super) static LENGTH: CommandRow = CommandRow {
@@ -47,20 +48,30 @@ fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let driver = node.name().driver;
     out.line(&format!("format name: {driver}"));
     // A protocol is both what interprets the image and what holds it.
-    if node.children().is_empty() {
+    if formats::DRIVERS.find(driver).is_some_and(|row| !row.prefixes.is_empty()) {
         out.line(&format!("format name: {driver}"));
     }
-    let cluster_size = node.limits().cluster_size;
-    // Of an image that is stored nowhere, nothing more is known.
-    if cluster_size.is_some() || node.allocated().is_some() {
+    let layout = laid_out(node);
+    let cluster_size = layout.limits().cluster_size;
+    // Of what is neither a format with clusters nor in a file, nothing more is known.
+    if cluster_size.is_some() || layout.name().description.contains_key("filename") {
         out.line(&format!("cluster size: {}", size(cluster_size.unwrap_or(0).into())));
-        out.line(&format!("vm state offset: {}", size(node.vmstate_offset())));
+        out.line(&format!("vm state offset: {}", size(layout.vmstate_offset())));
     }
     let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    "));
     if let Some(text) = details.filter(|text| !text.is_empty()) {
         out.print(&format!("Format specific information:\n{text}"));
     }
     Ok(())
+}
+
+/// The node that knows of clusters: itself, or what is below filters and formats that have none.
+fn laid_out(node: &Arc<Node>) -> Arc<Node> {
+    // Of blkverify, the raw copy counts.
+    match node.primary().or_else(|| node.child("raw")) {
+        Some(below) if node.limits().cluster_size.is_none() => laid_out(&below),
+        _ => Arc::clone(node),
+    }
 }
 
 fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {

@@ -194,7 +194,10 @@ fn check(r: &mut Random) -> String {
 }
 
 fn dd(r: &mut Random) -> String {
-    let (file, target) = (*r.pick(&FILES), *r.pick(&TARGETS));
+    let file = *r.pick(&FILES);
+    // From a file into itself is refused here (docs/differences.md).
+    let others: Vec<&str> = TARGETS.into_iter().filter(|target| *target != file).collect();
+    let target = *r.pick(&others);
     let format = if target.ends_with("qcow2") { "qcow2" } else { "raw" };
     let extra = *r.pick(&[
         "",
@@ -305,8 +308,20 @@ fn io(r: &mut Random) -> String {
         "-t bogus",
         "-i threads",
     ]);
-    let commands: String = (0..r.below(5) + 1).map(|_| format!(" -c '{}'", io_command(r))).collect();
-    format!("qemu-io {extra} {}{commands}", named(r, file))
+    let named = named(r, file);
+    let commands: String =
+        (0..r.below(5) + 1).map(|_| format!(" -c '{}'", io_command_for(r, &named))).collect();
+    format!("qemu-io {extra} {named}{commands}")
+}
+
+/// A command for an image named like that; of a guessed raw image, only whole sectors are discarded (docs/differences.md).
+fn io_command_for(r: &mut Random, named: &str) -> String {
+    match io_command(r) {
+        discard if discard.starts_with("discard") && named.ends_with(".raw") && !named.contains(' ') => {
+            "discard 4k 64k".to_owned()
+        }
+        command => command,
+    }
 }
 
 fn io_command(r: &mut Random) -> String {

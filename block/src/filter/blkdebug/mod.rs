@@ -38,8 +38,6 @@ pub static ROW: DriverRow = DriverRow {
         "max-discard",
         "inject-error",
         "set-state",
-        "take-child-perms",
-        "unshare-child-perms",
     ],
     ..DriverRow::new("blkdebug", DriverKind::Protocol, open)
 };
@@ -116,14 +114,24 @@ fn parse_filename(name: &str) -> Result<Options> {
 fn filename(options: &Options, children: &[Child]) -> Option<String> {
     let alone = ROW.strong_options.iter().all(|key| *key == "config" || options.get(key).is_none());
     let image = &children.first()?.node().name().filename;
-    let config = options.get_str("config").unwrap_or_default();
+    let config = options.get("config").map(text).unwrap_or_default();
     (alone && !image.starts_with("json:")).then(|| format!("blkdebug:{config}:{image}"))
+}
+
+/// An option that is text, and may be written as a JSON number or truth value.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "on".into(),
+        Value::Bool(false) => "off".into(),
+        other => other.to_string(),
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct BlkdebugOptions {
-    config: Option<String>,
+    config: Option<Value>,
     align: Option<Size>,
     max_transfer: Option<Size>,
     opt_write_zero: Option<Size>,
@@ -230,7 +238,8 @@ struct Shared {
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: BlkdebugOptions = ctx.options()?;
-    let mut rules = options.config.as_deref().map_or(Ok(Vec::new()), rules::from_file)?;
+    let mut rules =
+        options.config.as_ref().map_or(Ok(Vec::new()), |config| rules::from_file(&text(config)))?;
     rules.extend(rules::from_options("inject-error", options.inject_error.as_ref())?);
     rules.extend(rules::from_options("set-state", options.set_state.as_ref())?);
     let image = ctx.child("image", options.perms(ctx.perms))?;
@@ -305,6 +314,12 @@ impl Driver for Blkdebug {
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        // Less than the unit asked for has to be written, as on a disk that cannot do better.
+        let Asked { align, opt_write_zero, .. } = self.asked;
+        let unit = align.max(opt_write_zero).unwrap_or(1);
+        if range.end - range.start < u64::from(unit) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
         self.admit_change(range.clone(), IoType::WriteZeroes)?;
         self.image.write_zeroes(range, flags)
     }

@@ -130,9 +130,6 @@ impl Qcow2 {
     fn check_unchangeable(&self, given: &Given) -> Result<()> {
         let meta = self.lock();
         let header = &meta.header;
-        let differs = |given: &Option<String>, now: &Option<String>| {
-            given.as_ref().is_some_and(|given| given != now.as_deref().unwrap_or_default())
-        };
         if given.data_file_raw == Some(true) && !header.raw_data_file() {
             return Err(Error::invalid("data-file-raw cannot be set on existing images"));
         }
@@ -141,8 +138,10 @@ impl Qcow2 {
                 "data-file can only be set for images that use an external data file",
             ));
         }
-        if differs(&given.backing_file, &header.backing_file)
-            || differs(&given.backing_fmt, &header.extensions.backing_format)
+        // Name and format are one thing: what is left out of the two is taken to be none.
+        if (given.backing_file.is_some() || given.backing_fmt.is_some())
+            && (given.backing_file != header.backing_file
+                || given.backing_fmt != header.extensions.backing_format)
         {
             return Err(Error::invalid("Cannot amend the backing file")
                 .with_hint("You can use 'qemu-img rebase' instead."));
