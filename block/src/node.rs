@@ -452,13 +452,17 @@ impl Node {
             if limits.zero_granularity.is_multiple_of(unit) { limits.zero_granularity } else { unit };
         let done = split_at_granularity(units, granularity)
             .flat_map(|piece| chunks(piece, limits.max_zero))
-            .try_for_each(|piece| self.zero_piece(piece, flags, limits));
+            .try_for_each(|piece| self.zero_piece(piece, u64::from(granularity), flags, limits));
         self.event(Event("pwritev_done"));
         done
     }
 
-    fn zero_piece(&self, piece: Range<u64>, flags: ZeroFlags, limits: &Limits) -> Result<()> {
-        let guard = self.inflight.begin(piece.clone(), Mode::Plain);
+    /// Zeroes within one unit of the granularity, or whole units. Of a part of a unit a driver may zero the whole where the
+    /// rest reads as zeroes already: nobody may write to that rest meanwhile.
+    fn zero_piece(&self, piece: Range<u64>, unit: u64, flags: ZeroFlags, limits: &Limits) -> Result<()> {
+        let cover = piece.start - piece.start % unit..piece.end.next_multiple_of(unit);
+        let mode = if cover == piece { Mode::Plain } else { Mode::Serialising };
+        let guard = self.inflight.begin(cover, mode);
         match self.state().driver.write_zeroes(piece.clone(), flags) {
             Err(e) if e.kind() == Kind::Unsupported => {}
             done => return done,

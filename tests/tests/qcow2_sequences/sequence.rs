@@ -99,9 +99,8 @@ impl<'a> Sequence<'a> {
             if let (Command::Resize(size), Some(0)) = (&command, real.code) {
                 self.disk = *size;
             }
-            self.compare().map_err(|e| format!("after {line}: {e}"))?;
         }
-        Ok(())
+        self.compare()
     }
 
     fn command(&mut self) -> Command {
