@@ -90,7 +90,10 @@ impl<'a> Sequence<'a> {
         for _ in 0..length {
             let command = self.command();
             let line = self.line(&command);
-            let [ours, real] = self.pair.run(&line);
+            let [ours, real] = [Whose::Ours, Whose::Real].map(|whose| {
+                let dir = self.pair.dir(whose);
+                whose.run(dir, &line.replace("{dir}", &dir.display().to_string()))
+            });
             let differs = || format!("{line}: ours {ours} real {real}");
             // What requests print is about time, except for failures.
             if ours.code != real.code || failures(&ours) != failures(&real) {
@@ -145,7 +148,8 @@ impl<'a> Sequence<'a> {
             Command::Commit => format!("qemu-img commit -q {image}"),
             Command::Rebase(base) => {
                 let format = if self.kind.backing == Backing::Qcow2 { "qcow2" } else { "raw" };
-                format!("qemu-img rebase -q -b {base} -F {format} {image}")
+                // An image opened by options is no place that a relative name could start from.
+                format!("qemu-img rebase -q -b {{dir}}/{base} -F {format} {image}")
             }
         }
     }
@@ -154,7 +158,9 @@ impl<'a> Sequence<'a> {
     fn compare(&self) -> Result<(), String> {
         for whose in [Whose::Ours, Whose::Real] {
             let check = Whose::Real.run(self.pair.dir(whose), &format!("qemu-img check -q {}", self.image()));
-            if check.code != Some(0) {
+            // The real tool leaks a cluster now and then.
+            let fine = check.code == Some(0) || whose == Whose::Real && check.code == Some(3);
+            if !fine {
                 return Err(format!("the image of {whose:?}: {check}"));
             }
         }
