@@ -131,11 +131,31 @@ fn luks2_inside_qcow2_and_compression_with_encryption_are_refused() {
     both(&format!("qemu-img convert -c {SECRET} -f raw -O qcow2 -o {create} disk c.qcow2"));
     Real.run(dir.path(), &format!("qemu-img create -q {SECRET} -f qcow2 -o {create} a.qcow2 1M")).ok();
     let good = fs::read(dir.path().join("a.qcow2")).unwrap();
-    // Version, magic, and the length and the alignment of the extension.
-    for (at, byte) in [(0x40007, 2), (0x40000, b'X'), (126, 0), (134, 0), (134, 2), (126, 2)] {
+    let damage = |at: usize, byte: u8| {
         let mut bad = good.clone();
         bad[at] = byte;
         fs::write(dir.path().join("bad.qcow2"), bad).unwrap();
+    };
+    // The version. The real tool knows no other than 1 anywhere.
+    damage(0x40007, 2);
+    let [ours, real] = [Ours, Real].map(|whose| whose.run(dir.path(), "qemu-img info bad.qcow2"));
+    assert_eq!((ours.code, real.code), (Some(1), Some(1)), "{ours}\n{real}");
+    let sentence = "LUKS2 inside qcow2 is not a standard\n";
+    assert!(ours.stderr.starts_with(&format!("qemu-img: Could not open 'bad.qcow2': {sentence}")), "{ours}");
+    for line in [
+        format!("qemu-img create -q {SECRET} -f qcow2 -o {create},encrypt.version=2 good.qcow2 1M"),
+        "qemu-img create -q -f qcow2 -o encrypt.version=2 good.qcow2 1M".to_owned(),
+        format!("qemu-img convert {SECRET} -f raw -O qcow2 -o {create},encrypt.version=2 disk good.qcow2"),
+        format!("qemu-img measure {SECRET} --size 1M -O qcow2 -o {create},encrypt.version=2"),
+    ] {
+        fs::write(dir.path().join("good.qcow2"), &good).unwrap();
+        let refused = Ours.run(dir.path(), &line);
+        assert!(refused.code == Some(1) && refused.stderr.contains(sentence), "{line}\n{refused}");
+        assert!(fs::read(dir.path().join("good.qcow2")).unwrap() == good, "{line} touched the image");
+    }
+    // Magic, and the length and the alignment of the extension.
+    for (at, byte) in [(0x40000, b'X'), (126, 0), (134, 0), (134, 2), (126, 2)] {
+        damage(at, byte);
         if Real.run(dir.path(), "qemu-img info bad.qcow2").code != Some(0) {
             both("qemu-img info bad.qcow2");
         }

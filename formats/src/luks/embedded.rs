@@ -61,6 +61,23 @@ pub(crate) fn measure(options: &Map<String, Value>) -> Result<u64> {
     parse(options).map(|new| len(&new))
 }
 
+/// Refuses options that ask for version 2.
+///
+/// # Errors
+/// They do.
+pub(crate) fn check_version(options: &Map<String, Value>) -> Result<()> {
+    match options.get("version") {
+        Some(version) if text(version) == "2" => Err(not_a_standard()),
+        _ => Ok(()),
+    }
+}
+
+fn not_a_standard() -> Error {
+    Error::unsupported("LUKS2 inside qcow2 is not a standard").with_hint(
+        "Inside qcow2 only LUKS1 is defined; for LUKS2 put qcow2 into a LUKS2 container: driver=qcow2,file.driver=luks,…",
+    )
+}
+
 fn len(new: &NewImage) -> u64 {
     header::Layout::new(new.cipher.key_bytes()).end().bytes()
 }
@@ -68,10 +85,13 @@ fn len(new: &NewImage) -> u64 {
 fn parse(options: &Map<String, Value>) -> Result<NewImage> {
     let mut all = CreateOptions::new(&create::ROW, None);
     for (name, value) in options {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        all.set(name, &text)?;
+        all.set(name, &text(value))?;
     }
     NewImage::new(&all)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A header that is there.
@@ -95,9 +115,7 @@ impl Embedded {
         let mut head = [0; 8];
         area.read(0, &mut head)?;
         if header::version(&head) == Some(2) {
-            return Err(Error::unsupported("LUKS2 inside qcow2 is not a standard").with_hint(
-                "Inside qcow2 only LUKS1 is defined; for LUKS2 put qcow2 into a LUKS2 container: driver=qcow2,file.driver=luks,…",
-            ));
+            return Err(not_a_standard());
         }
         let opened = Opened {
             placement: Placement::Attached,

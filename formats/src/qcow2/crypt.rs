@@ -172,6 +172,7 @@ impl Wanted {
             Some(Value::Object(map)) => map.clone(),
             _ => Map::new(),
         };
+        crate::luks::embedded::check_version(&rest)?;
         let format = rest.remove("format").map(|format| value_text(&format));
         let aes = encrypt::legacy_switch(self.encryption, format.as_deref())?;
         let format = if aes { Some("aes".to_owned()) } else { format };

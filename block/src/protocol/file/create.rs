@@ -50,7 +50,35 @@ struct Plan {
     size: u64,
     prealloc: Prealloc,
     nocow: bool,
-    extent_size_hint: u32,
+    extent_size_hint: ExtentSizeHint,
+}
+
+/// How long extents of the new file are to be.
+#[derive(Debug)]
+struct ExtentSizeHint {
+    /// In bytes; 0 leaves it to the file system.
+    bytes: u32,
+    /// The user asked for it, and is told when it cannot be had.
+    asked: bool,
+}
+
+impl ExtentSizeHint {
+    fn new(given: Option<u64>) -> Result<Self> {
+        let bytes = u32::try_from(given.unwrap_or(EXTENT_SIZE_HINT))
+            .map_err(|_| Error::invalid("Extent size hint is too large"))?;
+        Ok(ExtentSizeHint { bytes, asked: given.is_some() })
+    }
+
+    fn set(&self, file: &File) {
+        if self.bytes == 0 {
+            return;
+        }
+        if let Err(e) = crate::sys::set_extent_size_hint(file.as_fd(), self.bytes)
+            && self.asked
+        {
+            crate::tool::warning(&format!("Failed to set extent size hint: {}", secret::strerror(e as i32)));
+        }
+    }
 }
 
 impl Plan {
@@ -61,8 +89,7 @@ impl Plan {
             size: size.ok_or_else(|| Error::from_errno(nix::libc::EFBIG))?,
             prealloc: prealloc(options)?,
             nocow: options.is_on("nocow"),
-            extent_size_hint: u32::try_from(number("extent_size_hint").unwrap_or(EXTENT_SIZE_HINT))
-                .map_err(|_| Error::invalid("Extent size hint is too large"))?,
+            extent_size_hint: ExtentSizeHint::new(number("extent_size_hint"))?,
         })
     }
 
@@ -72,7 +99,7 @@ impl Plan {
         if self.nocow {
             let _ = crate::sys::set_nocow(file.as_fd());
         }
-        let _ = crate::sys::set_extent_size_hint(file.as_fd(), self.extent_size_hint);
+        self.extent_size_hint.set(file);
         resize(file, 0, Resize { prealloc: self.prealloc, ..Resize::to(self.size) })
     }
 }
