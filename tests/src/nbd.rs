@@ -60,7 +60,7 @@ impl Server {
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let mut server = Server { child, socket };
-        while !server.socket.exists() {
+        while !is_listening(&server.socket) {
             let ended = server.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "{command:?} ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(10));
@@ -132,4 +132,15 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether somebody listens there: a socket exists for a moment before. To connect would make a client of the test.
+fn is_listening(socket: &Path) -> bool {
+    /// The flag of `/proc/net/unix` for it.
+    const LISTENS: &str = "00010000";
+    let table = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
+    table.lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.get(3) == Some(&LISTENS) && words.get(7).is_some_and(|path| Path::new(path) == socket)
+    })
 }

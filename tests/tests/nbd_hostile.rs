@@ -110,6 +110,7 @@ fn garbage_and_silence_at_every_step_harm_nobody() {
 fn a_thousand_half_open_connections_leave_room_for_others() {
     let dir = TempDir::new().unwrap();
     let server = server(&dir, &["--handshake-limit", "1"]);
+    assert_serves(&server);
     let before = server.descriptors();
     let idle: Vec<_> = (0..1000).map(|_| server.connect()).collect();
     assert_serves(&server);
@@ -143,6 +144,7 @@ fn clients_that_never_read_give_way_to_those_that_do() {
 fn memory_that_clients_who_never_read_took_is_given_back_when_they_leave() {
     let dir = TempDir::new().unwrap();
     let server = server(&dir, &[]);
+    assert_serves(&server);
     let before = server.descriptors();
     // A length that an allocator likes to keep.
     let greedy: Vec<_> = (0..20)

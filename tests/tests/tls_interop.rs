@@ -427,6 +427,7 @@ fn ask_for_tls(server: &Server) -> std::os::unix::net::UnixStream {
 fn hostile_clients_in_and_before_the_handshake_harm_nobody() {
     let scene = Scene::new();
     let server = scene.serve(Whose::Ours, &["--handshake-limit", "1"]);
+    scene.info_with(Whose::Ours, "client").ok();
     let descriptors = server.descriptors();
     // Data that came before TLS is not taken for the client's.
     let mut stream = server.connect();
