@@ -4,7 +4,7 @@ use crate::Whose;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A server on a Unix socket.
 #[derive(Debug)]
@@ -89,6 +89,18 @@ impl Server {
     /// What it complained about so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.socket.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has complained so `least` times: a client may be gone before the server says why.
+    ///
+    /// # Panics
+    /// It has not for long.
+    pub fn assert_complains(&self, text: &str, least: usize) {
+        let begun = Instant::now();
+        while self.log().lines().filter(|line| line.contains(text)).count() < least {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no {text:?} in {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The process.
