@@ -1,6 +1,6 @@
 //! Random command lines, good and bad, run by our programs and the real ones on the same files.
 //!
-//! [`generate`] makes the lines, [`Zoo`] the files, [`judge`] says what counts: the exit status, what is on standard
+//! `generate` makes the lines, [`Zoo`] the files, `judge` says what counts: the exit status, what is on standard
 //! output but for times and sizes on disk, the class of what is on standard error, and the contents of every image
 //! afterwards. Left out, as the two have different words for them on purpose: help and usage errors, and what makes the
 //! real tool crash.
