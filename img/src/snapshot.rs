@@ -3,28 +3,16 @@
 use crate::command::Tool;
 use block::snapshot::SnapshotName;
 use block::{Context, Error, Image, Result};
-use secret::options::keyval::{self, Bare};
 
 /// The snapshot that `text` describes: `snapshot.id=…,snapshot.name=…`, or else a name or id.
 ///
 /// # Errors
 /// The first unknown member.
 pub(crate) fn parse(tool: &Tool<'_>, text: &str) -> Result<SnapshotName> {
-    if !text.starts_with("snapshot.") {
-        return Ok(SnapshotName::Either(text.to_owned()));
-    }
-    let (mut id, mut name) = (None, None);
-    for (key, value) in keyval::pairs(text, Bare::Always)? {
-        match key.as_str() {
-            "snapshot.id" => id = Some(value),
-            "snapshot.name" => name = Some(value),
-            _ => {
-                tool.out.error_text(&format!("Invalid parameter '{key}'"));
-                return Err(Error::invalid(format!("Failed in parsing snapshot param '{text}'")));
-            }
-        }
-    }
-    Ok(SnapshotName::Exact { id, name })
+    SnapshotName::parse(text).map_err(|e| {
+        tool.out.error(&e);
+        Error::invalid(format!("Failed in parsing snapshot param '{text}'"))
+    })
 }
 
 /// Makes an image, opened read-only, show what it was when a snapshot was taken.

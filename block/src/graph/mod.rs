@@ -16,7 +16,7 @@ pub use create::{
     CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure, MeasureFn, create, file_path,
     options_for, prealloc,
 };
-pub use name::{has_protocol, hash_order, json_name, json_string, plain_name, resolve};
+pub use name::{has_protocol, hash_order, json_name, json_string, resolve};
 pub use open::{Source, open, open_node, open_tree, open_unnamed};
 pub(crate) use reopen::Opened;
 pub use reopen::{Reopen, ReopenCtx, reopen};

@@ -1,6 +1,6 @@
 //! How nodes are called: file names, protocol prefixes, and `json:{…}` where a name does not say it all.
 
-use crate::{Error, Node, Result};
+use crate::{Error, Result};
 use serde_json::{Map, Value};
 
 /// The protocol prefix of a file name: the part before the first colon, if no slash comes earlier.
@@ -24,15 +24,6 @@ pub fn resolve(base: &str, name: &str) -> Result<String> {
     let prefix = has_protocol(base).map_or(0, |p| p.len() + 1);
     let dir = base.rfind('/').map_or(prefix, |slash| slash + 1);
     Ok(format!("{}{name}", &base[..dir]))
-}
-
-/// The file name of a node; where a description takes its place, that of the node below that stores its bytes.
-pub fn plain_name(node: &Node) -> String {
-    let name = &node.name().filename;
-    match node.primary() {
-        Some(below) if name.starts_with("json:") => plain_name(&below),
-        _ => name.clone(),
-    }
 }
 
 /// The members of an object in the order in which QEMU's tools print them.

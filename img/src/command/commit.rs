@@ -107,7 +107,7 @@ fn is_called(overlay: &Node, backing: &Node, name: &str) -> bool {
         return file == name;
     }
     let absolute = |name: &str| std::fs::canonicalize(name).unwrap_or_else(|_| PathBuf::from(name));
-    graph::resolve(&graph::plain_name(overlay), name).is_ok_and(|full| absolute(&full) == absolute(file))
+    graph::resolve(&overlay.base_name(), name).is_ok_and(|full| absolute(&full) == absolute(file))
 }
 
 /// Copies what the layers above `base` hold into it.

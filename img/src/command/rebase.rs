@@ -119,7 +119,7 @@ impl RebaseArgs {
 
     fn open_base(&self, tool: &Tool<'_>, image: &Image, flags: OpenFlags) -> Result<Option<Image>> {
         let Some(name) = self.name() else { return Ok(None) };
-        let full = graph::resolve(&graph::plain_name(image.node()), name)
+        let full = graph::resolve(&image.node().base_name(), name)
             .context(|| "Could not resolve backing filename")?;
         let base =
             graph::open_unnamed(tool.env(), &Source::Name(full), self.backing_format.as_deref(), flags)
