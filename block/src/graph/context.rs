@@ -73,11 +73,14 @@ impl OpenCtx<'_> {
         self.attach(role, source, perms)
     }
 
-    /// Opens a child whose name stands in the image and is taken as it is; options for the role override it.
+    /// Opens a child whose name stands in the image and is taken as it is; where options describe the role, they say all.
     ///
     /// # Errors
     /// The child's failure to open.
     pub fn child_named(&mut self, role: &'static str, filename: &str, perms: Perms) -> Result<Child> {
+        if self.has_child(role) {
+            return self.child(role, perms);
+        }
         let source = self.source_named(role, Some(filename.to_owned()), None)?;
         self.attach(role, source, perms)
     }

@@ -46,6 +46,7 @@ impl<F: MappedFormat> Mapped<F> {
     }
 
     fn read_stored(&self, at: GuestOffset, host: HostOffset, to: &mut IoVecMut<'_>) -> Result<()> {
+        self.announce("read_aio");
         let Some(cipher) = self.format.cipher() else { return self.format.data().read(host.0, to) };
         let (mut at, mut host) = (at, host);
         let mut rest = to.reborrow();

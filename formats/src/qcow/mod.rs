@@ -26,6 +26,7 @@ pub static ROW: DriverRow = DriverRow {
     children: &["file", "backing"],
     create: Some(&create::ROW),
     compresses: true,
+    strong_options: &["encrypt"],
     ..DriverRow::new("qcow", DriverKind::Format, open::open)
 };
 

@@ -52,7 +52,7 @@ use block::graph::{DriverKind, DriverRow, Probe};
 pub static ROW: DriverRow = DriverRow {
     probe,
     children: &["file", "data-file", "backing"],
-    strong_options: &[],
+    strong_options: &["encrypt"],
     compresses: true,
     create: Some(&create::ROW),
     amend: &amend::OPTIONS,

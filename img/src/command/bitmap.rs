@@ -161,11 +161,13 @@ impl BitmapArgs {
         Err(if actions.is_empty() { tool.usage_error(problem) } else { Error::invalid(problem) })
     }
 
-    /// The image whose bitmaps are merged, where it is another one.
+    /// The image whose bitmaps are merged, where it is another one. Its backing file, which may be the image that is changed,
+    /// has no part in it.
     fn other(&self, tool: &Tool<'_>) -> Result<Option<Image>> {
         let Some(name) = &self.source_file else { return Ok(None) };
         let source = Source::Name(name.clone());
-        graph::open(tool.env(), &source, self.source_format.as_deref(), self.input.flags()).map(Some)
+        let flags = OpenFlags { no_backing: true, ..self.input.flags() };
+        graph::open(tool.env(), &source, self.source_format.as_deref(), flags).map(Some)
     }
 }
 
