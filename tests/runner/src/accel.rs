@@ -1,0 +1,107 @@
+//! What the host offers, and who therefore runs the machine.
+
+use crate::console::Console;
+use crate::machine::{Accel, Machine, Outcome};
+use crate::tcg;
+use block::tool::Out;
+use block::{Context, Error, Result};
+use secret::{OBJECT_TYPES, Registry};
+use std::fs::OpenOptions;
+use std::process::ExitCode;
+
+/// What KVM is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    /// There is none, for this reason.
+    None(String),
+    /// KVM on a processor (or under a hypervisor) without virtualisation: real mode, 32-bit code without paging and small
+    /// 64-bit programs run, by interpretation; a stock Linux hangs.
+    Interpreted,
+    /// KVM as one expects it.
+    Hardware,
+}
+
+impl Host {
+    fn detect() -> Self {
+        if !cfg!(target_arch = "x86_64") {
+            return Host::None("this is no x86-64 machine".to_owned());
+        }
+        if let Err(e) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+            return Host::None(format!("/dev/kvm: {}", Error::from(e)));
+        }
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let has = flags.lines().filter(|line| line.starts_with("flags")).flat_map(str::split_whitespace);
+        if has.into_iter().any(|flag| matches!(flag, "vmx" | "svm")) {
+            Host::Hardware
+        } else {
+            Host::Interpreted
+        }
+    }
+}
+
+/// Runs the machine and gives the exit status.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn run(machine: &Machine, out: &Out) -> Result<ExitCode> {
+    let outcome =
+        if by_kvm(machine, &Host::detect(), out)? { run_kvm(machine, out)? } else { tcg::run(machine)? };
+    let (status, text) = outcome.verdict(machine.expect.is_some());
+    text.into_iter().for_each(|text| out.error_text(&text));
+    Ok(status)
+}
+
+/// Whether KVM runs it.
+///
+/// # Errors
+/// KVM was asked for and cannot run this guest here.
+fn by_kvm(machine: &Machine, host: &Host, out: &Out) -> Result<bool> {
+    let why = match (host, &machine.kernel) {
+        _ if machine.accel == Accel::Tcg => return Ok(false),
+        (Host::None(why), _) => format!("KVM is not available: {why}"),
+        (Host::Interpreted, Some(kernel)) if is_bzimage(&kernel.image)? => {
+            "this host's KVM works without hardware virtualisation, and a stock Linux hangs in it".to_owned()
+        }
+        _ => return Ok(true),
+    };
+    if machine.accel == Accel::Kvm {
+        return Err(
+            Error::unsupported(why).with_hint("Use --accel tcg, which emulates the machine in software")
+        );
+    }
+    out.error_text(&format!("{why}; using --accel tcg"));
+    Ok(false)
+}
+
+/// Whether a file is a Linux kernel as distributions ship it (boot protocol, "The real-mode kernel header").
+fn is_bzimage(path: &std::path::Path) -> Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let context = || format!("Could not open '{}'", path.display());
+    let file = std::fs::File::open(path).context(context)?;
+    let mut magic = [0; 4];
+    Ok(file.read_exact_at(&mut magic, 0x202).is_ok() && &magic == b"HdrS")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run_kvm(machine: &Machine, out: &Out) -> Result<Outcome> {
+    secret::forbid_core_dump()?;
+    let mut objects = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
+    for text in &machine.objects {
+        if let secret::objects::Added::Help(text) = objects.add(text)? {
+            out.print(&text);
+            return Ok(Outcome::Ended);
+        }
+    }
+    let disks = machine.disks.iter().map(|disk| {
+        let image = disk.open(&objects)?;
+        out.warn_if_guessed(&image);
+        Ok(image)
+    });
+    let disks = disks.collect::<Result<Vec<_>>>()?;
+    crate::kvm::run(machine, disks, Console::new(machine)?)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn run_kvm(_machine: &Machine, _out: &Out) -> Result<Outcome> {
+    Err(Error::unsupported("KVM machines are PCs: this program runs them on x86-64 only"))
+}
