@@ -9,7 +9,7 @@ use super::super::wire::{Headers, MAX_PAYLOAD, Request, command, wire_error};
 use super::Session;
 use super::batch::{self, Batch};
 use super::budget::Budget;
-use super::pace::Pace;
+use super::pace::{Lookouts, Pace, comes_soon};
 use super::reply::Reply;
 use super::request::{Operation, Refusal, ValidRequest, Zeroes, payload_len, validate};
 use super::status;
@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     /// Buffers for long requests, each taken under a lease of the budget.
     pub(super) buffers: Pool,
+    pub(super) lookouts: Lookouts,
     /// No further requests are read.
     pub(super) stopping: AtomicBool,
     /// The most threads for one connection.
@@ -79,6 +80,8 @@ struct Input {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The client did not let us wait for its last request.
+    soon: bool,
     /// Nothing more is to be read.
     ended: bool,
 }
@@ -121,7 +124,7 @@ impl Connection {
             session,
             transport,
             shared,
-            input: Mutex::new(Input { buffer, start: 0, end, ended: false }),
+            input: Mutex::new(Input { buffer, start: 0, end, soon: false, ended: false }),
             output: Mutex::new(()),
             threads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -290,7 +293,7 @@ impl Connection {
             return input.end();
         }
         while input.unused().len() < size {
-            match input.fill(&*self.transport) {
+            match self.fill(input) {
                 Ok(0) => return input.end(),
                 Ok(_) => {}
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
@@ -302,6 +305,18 @@ impl Connection {
             }
         }
         Some(())
+    }
+
+    /// Reads more, without sleeping first where the client is quick and all others of the pool have nothing to do.
+    fn fill(&self, input: &mut Input) -> io::Result<usize> {
+        let idle = self.waiting.load(Ordering::Acquire) + 1 >= self.threads.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        if input.soon && idle {
+            self.shared.lookouts.look(|| self.transport.is_readable());
+        }
+        let filled = input.fill(&*self.transport);
+        input.soon = comes_soon(begun.elapsed());
+        filled
     }
 
     fn next_header(&self, input: &mut Input) -> Option<Request> {

@@ -4,8 +4,8 @@
 //! there are processors do all the work, each taking a few requests at a time. Where requests wait for a disk or a network,
 //! each has a thread of its own, so that they wait together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Requests that take less than this on average are not worth a thread each, in nanoseconds.
 const QUICK: u64 = 40_000;
@@ -37,6 +37,44 @@ impl Pace {
     }
 }
 
+/// How long to look for the next request before sleeping: about what falling asleep and being woken cost together.
+const LOOK: Duration = Duration::from_micros(60);
+
+/// Who may look again and again for the next request instead of sleeping until it comes.
+///
+/// A client that waits for each answer sends its next request a few microseconds later; a server that slept meanwhile
+/// has to be woken, which takes longer than the request. Those who look use a processor up, so half of the processors
+/// stay free of them, and nobody looks for a client whose last request was slow to come.
+#[derive(Debug)]
+pub(super) struct Lookouts {
+    free: AtomicUsize,
+}
+
+impl Lookouts {
+    /// For a machine with this many processors.
+    pub(super) fn new(processors: usize) -> Self {
+        Lookouts { free: AtomicUsize::new(processors / 2) }
+    }
+
+    /// Asks `is_there` until it says yes, but not for long; not at all when too many do.
+    pub(super) fn look(&self, is_there: impl Fn() -> bool) {
+        let one_less = |free: usize| free.checked_sub(1);
+        if self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_err() {
+            return;
+        }
+        let begun = Instant::now();
+        while !is_there() && begun.elapsed() < LOOK {
+            std::hint::spin_loop();
+        }
+        self.free.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Whether input that came after `wait` is worth looking for the next time.
+pub(super) fn comes_soon(wait: Duration) -> bool {
+    wait < LOOK
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +89,26 @@ mod tests {
         assert!(!pace.is_quick());
         (0..100).for_each(|_| pace.note(Duration::from_micros(2), 1));
         assert!(pace.is_quick());
+    }
+
+    #[test]
+    fn half_of_the_processors_stay_free_of_those_who_look() {
+        let asked = |lookouts: &Lookouts| {
+            let count = AtomicUsize::new(0);
+            lookouts.look(|| count.fetch_add(1, Ordering::Relaxed) == 3);
+            count.into_inner()
+        };
+        assert_eq!(asked(&Lookouts::new(1)), 0);
+        let two = Lookouts::new(2);
+        two.look(|| {
+            assert_eq!(asked(&two), 0);
+            true
+        });
+        assert_eq!(asked(&two), 4);
+    }
+
+    #[test]
+    fn looking_for_what_never_comes_ends() {
+        Lookouts::new(2).look(|| false);
     }
 }

@@ -5,6 +5,7 @@ use super::Exports;
 use super::budget::Budget;
 use super::connection::{Connection, Shared};
 use super::negotiation::{Negotiation, Session, Step, Tls};
+use super::pace::Lookouts;
 use crate::buffer::Pool;
 use crate::channel::{Accepted, Handshake, Listener, ServerTls, Socket, TlsTransport, Transport};
 use crate::{Error, Kind, Result};
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -135,12 +137,14 @@ impl Server {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
+        let processors = std::thread::available_parallelism().map_or(2, NonZero::get);
         let shared = Shared {
+            lookouts: Lookouts::new(processors),
             budget: Budget::new(BUDGET),
             buffers: Pool::new(),
             stopping: AtomicBool::new(false),
             max_threads: options.threads,
-            quick_threads: std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
+            quick_threads: processors.max(2),
         };
         let clients = Clients {
             count: AtomicUsize::new(0),
