@@ -99,6 +99,19 @@ fn a_snapshot_of_another_size_brings_its_size_back() {
 }
 
 #[test]
+fn a_snapshot_of_a_disk_that_shrank_since_is_copied_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    img(Whose::Real, dir, "create -q -f qcow2 a.qcow2 3M");
+    io(Whose::Real, dir, &["write -P 1 0 64k", "write -P 2 2900k 64k"]);
+    img(Whose::Real, dir, "convert -O raw a.qcow2 before.raw");
+    img(Whose::Real, dir, "snapshot -c one a.qcow2");
+    img(Whose::Real, dir, "resize -q --shrink a.qcow2 1M");
+    img(Whose::Ours, dir, "convert -l one -O raw a.qcow2 after.raw");
+    img(Whose::Real, dir, "compare -s -f raw -F raw before.raw after.raw");
+}
+
+#[test]
 fn the_state_of_a_machine_is_kept_behind_the_disk() {
     let pair = Pair::new();
     let dir = pair.dir(Whose::Ours);

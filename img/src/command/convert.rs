@@ -207,14 +207,13 @@ impl ConvertArgs {
     fn open_sources(&self, tool: &Tool<'_>, sources: &[Source], cache: CacheMode) -> Result<Vec<Segment>> {
         let flags =
             OpenFlags { no_share: true, force_share: self.share.force_share, cache, ..self.input.flags() };
-        let open = |source: &Source| {
-            let image = graph::open(tool.env(), source, self.input.format.as_deref(), flags)?;
-            let range = 0..image.len()?;
-            Ok(Segment { image, range })
-        };
+        let open = |source: &Source| graph::open(tool.env(), source, self.input.format.as_deref(), flags);
         let snapshot = self.snapshot.as_deref().map(|text| snapshot::parse(tool, text)).transpose()?;
-        let sources: Vec<_> = sources.iter().map(open).collect::<Result<_>>()?;
-        snapshot.map_or(Ok(()), |name| self.load_snapshot(&sources, &name))?;
+        let images: Vec<_> = sources.iter().map(open).collect::<Result<_>>()?;
+        snapshot.map_or(Ok(()), |name| load_snapshot(&images, &name))?;
+        // A snapshot has a length of its own.
+        let whole = |image: Image| image.len().map(|len| Segment { image, range: 0..len });
+        let sources: Vec<_> = images.into_iter().map(whole).collect::<Result<_>>()?;
         if self.bitmaps {
             match &*sources {
                 [source] => bitmaps::check_source(&source.image, self.skip_broken_bitmaps)?,
@@ -222,14 +221,6 @@ impl ConvertArgs {
             }
         }
         Ok(sources)
-    }
-
-    /// Shows the snapshot asked for in the one source.
-    fn load_snapshot(&self, sources: &[Segment], name: &SnapshotName) -> Result<()> {
-        match sources {
-            [source] => snapshot::load(&source.image, name),
-            _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
-        }
     }
 
     fn copy(
@@ -386,6 +377,14 @@ impl TargetArgs {
 
     fn source(&self, name: &str) -> Source {
         if self.target_image_opts { Source::Options(name.to_owned()) } else { Source::Name(name.to_owned()) }
+    }
+}
+
+/// Shows the snapshot asked for in the one source.
+fn load_snapshot(images: &[Image], name: &SnapshotName) -> Result<()> {
+    match images {
+        [image] => snapshot::load(image, name),
+        _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
     }
 }
 

@@ -130,7 +130,10 @@ fn compare(found: &[u8], possible: &[Moment]) -> Result<(), String> {
 fn compare_snapshots(kept: &Kept, possible: &[Moment]) -> Result<(), String> {
     for (name, sectors) in kept {
         if !possible.iter().any(|moment| moment.snapshots.get(name) == Some(sectors)) {
-            return Err(format!("snapshot '{name}' is not what it was taken of"));
+            return Err(format!(
+                "snapshot '{name}' is not what it was taken of{}",
+                difference(sectors, name, possible)
+            ));
         }
     }
     let lost = |name: &&String| {
@@ -139,6 +142,18 @@ fn compare_snapshots(kept: &Kept, possible: &[Moment]) -> Result<(), String> {
     match possible[0].snapshots.keys().find(lost) {
         Some(name) => Err(format!("snapshot '{name}' is gone")),
         None => Ok(()),
+    }
+}
+
+/// Where a snapshot differs from what it was last known to hold.
+fn difference(found: &[u8], name: &str, possible: &[Moment]) -> String {
+    let Some(expected) = possible.iter().rev().find_map(|moment| moment.snapshots.get(name)) else {
+        return "; nobody took it".to_owned();
+    };
+    let place = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    match place {
+        Some(n) => format!("; sector {n} holds {}, expected {}", found[n], expected[n]),
+        None => format!("; it has {} sectors, expected {}", found.len(), expected.len()),
     }
 }
 

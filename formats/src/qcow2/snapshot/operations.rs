@@ -15,6 +15,7 @@ use crate::qcow2::order::Tables;
 use crate::qcow2::reftable::Room;
 use block::snapshot::{self, NewSnapshot, Snapshots};
 use block::{Context, Error, Event, Quiesced, Resize, Result};
+use std::sync::atomic::Ordering;
 
 impl Snapshots for Qcow2 {
     fn list(&self) -> Vec<snapshot::Snapshot> {
@@ -53,9 +54,18 @@ impl Snapshots for Qcow2 {
             return Err(Error::invalid("Device is not readonly"));
         }
         let index = meta.snapshot_index(id)?;
+        // The disk may have had another length then.
+        let size = meta.snapshots[index].disk_size.unwrap_or(self.size());
+        let (needed, there) = (self.geometry.l1_entries(size), meta.snapshots[index].l1_size);
+        if needed > there.into() {
+            return Err(Error::invalid(format!(
+                "Snapshot L1 table has {there} entries, its disk of {size} bytes needs {needed}"
+            )));
+        }
         meta.l1 = meta.snapshot_l1(index)?;
         meta.guard.forget();
         meta.caches.tables(Tables::L2).clear();
+        self.len.store(size, Ordering::Release);
         Ok(())
     }
 }
