@@ -74,7 +74,7 @@ fn by_kvm(machine: &Machine, host: &Host, out: &Out) -> Result<bool> {
 }
 
 /// Whether a file is a Linux kernel as distributions ship it (boot protocol, "The real-mode kernel header").
-fn is_bzimage(path: &std::path::Path) -> Result<bool> {
+pub(crate) fn is_bzimage(path: &std::path::Path) -> Result<bool> {
     use std::os::unix::fs::FileExt;
     let context = || format!("Could not open '{}'", path.display());
     let file = std::fs::File::open(path).context(context)?;
