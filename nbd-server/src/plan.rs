@@ -2,7 +2,7 @@
 
 use crate::cli::{Cli, wrong_count};
 use block::channel::Address;
-use block::graph::{CacheMode, OpenFlags, Source};
+use block::graph::{CacheMode, OpenFlags, Perm, Source};
 use block::nbd::wire::MAX_STRING;
 use block::snapshot::SnapshotName;
 use block::tool::Out;
@@ -165,6 +165,8 @@ fn image_flags(cli: &Cli) -> Result<OpenFlags> {
         cache,
         discard,
         detect_zeroes,
+        // Clients were told how long it is.
+        withheld: Perm::RESIZE,
         max_kdf_seconds: cli.max_kdf_time,
         ..OpenFlags::default()
     })

@@ -47,6 +47,8 @@ bitflags! {
         const WRITE_UNCHANGED = 1 << 2;
         /// Changes of the length.
         const RESIZE = 1 << 3;
+        /// Whatever changes what is read.
+        const CHANGES = Self::WRITE.bits() | Self::RESIZE.bits();
     }
 }
 
@@ -102,8 +104,8 @@ pub struct OpenFlags {
     pub copy_on_read: bool,
     /// Others may do anything to the file meanwhile.
     pub force_share: bool,
-    /// Others may not change the image meanwhile.
-    pub no_share: bool,
+    /// What others may not do with the image meanwhile.
+    pub withheld: Perm,
     /// Only metadata is wanted: a format that needs a key opens without.
     pub no_io: bool,
     /// Backing files are not opened.
@@ -132,8 +134,7 @@ impl OpenFlags {
         let mut own = if self.no_io { Perm::empty() } else { Perm::READ };
         own.set(Perm::WRITE, self.writable);
         own.set(Perm::RESIZE, self.writable && self.resize);
-        let changes = Perm::WRITE | Perm::RESIZE;
-        Perms { own, shared: if self.no_share { Perm::all() - changes } else { Perm::all() } }
+        Perms { own, shared: Perm::all() - self.withheld }
     }
 }
 

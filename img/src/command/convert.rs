@@ -9,7 +9,7 @@ use crate::progress::{Progress, Show};
 use crate::snapshot;
 use crate::target::Unfinished;
 use block::copy::{self, CopyError, CopyOptions, Order, Segment};
-use block::graph::{self, CacheMode, CreateOptions, DriverRow, OpenFlags, Source};
+use block::graph::{self, CacheMode, CreateOptions, DriverRow, OpenFlags, Perm, Source};
 use block::snapshot::SnapshotName;
 use block::{Context, Error, Image, Kind, Options, Result, SECTOR};
 use clap::Args;
@@ -205,8 +205,12 @@ impl ConvertArgs {
     }
 
     fn open_sources(&self, tool: &Tool<'_>, sources: &[Source], cache: CacheMode) -> Result<Vec<Segment>> {
-        let flags =
-            OpenFlags { no_share: true, force_share: self.share.force_share, cache, ..self.input.flags() };
+        let flags = OpenFlags {
+            withheld: Perm::CHANGES,
+            force_share: self.share.force_share,
+            cache,
+            ..self.input.flags()
+        };
         let open = |source: &Source| graph::open(tool.env(), source, self.input.format.as_deref(), flags);
         let snapshot = self.snapshot.as_deref().map(|text| snapshot::parse(tool, text)).transpose()?;
         let images: Vec<_> = sources.iter().map(open).collect::<Result<_>>()?;

@@ -62,7 +62,7 @@ const READ: OpenFlags = OpenFlags {
     detect_zeroes: DetectZeroes::Off,
     copy_on_read: false,
     force_share: false,
-    no_share: false,
+    withheld: Perm::empty(),
     no_io: false,
     no_backing: false,
     repair: false,
@@ -88,10 +88,10 @@ fn the_bytes_locked_are_those_qemu_locks() {
         (READ, "", &[100][..]),
         (WRITE, "", &[100, 101]),
         (OpenFlags { resize: true, ..WRITE }, "", &[100, 101, 103]),
-        (OpenFlags { no_share: true, ..READ }, "", &[100, 201, 203]),
-        (OpenFlags { no_share: true, resize: true, ..WRITE }, "", &[100, 101, 103, 201, 203]),
+        (OpenFlags { withheld: Perm::CHANGES, ..READ }, "", &[100, 201, 203]),
+        (OpenFlags { withheld: Perm::CHANGES, resize: true, ..WRITE }, "", &[100, 101, 103, 201, 203]),
         (OpenFlags { no_io: true, ..READ }, "", &[]),
-        (OpenFlags { force_share: true, no_share: true, ..READ }, "", &[100]),
+        (OpenFlags { force_share: true, withheld: Perm::CHANGES, ..READ }, "", &[100]),
         (WRITE, ",locking=off", &[]),
         (WRITE, ",locking=on", &[100, 101]),
     ];
@@ -117,7 +117,7 @@ fn a_read_only_node_is_not_opened_for_writing() {
 fn who_conflicts_is_refused_with_the_name_of_the_lock() {
     let dir = Dir::new();
     let path = dir.file("a", 512);
-    let alone = OpenFlags { no_share: true, ..READ };
+    let alone = OpenFlags { withheld: Perm::CHANGES, ..READ };
     let refusal = |flags| {
         let e = dir.open_with(&path, "", flags).unwrap_err();
         assert_eq!(e.kind(), Kind::Locked);
@@ -161,7 +161,7 @@ fn create(dir: &Dir, path: &Path, options: &[(&str, &str)]) -> Result<()> {
 fn a_file_in_use_is_not_truncated() {
     let dir = Dir::new();
     let path = dir.file("a", 512);
-    let _holder = dir.open(&path, OpenFlags { no_share: true, ..READ });
+    let _holder = dir.open(&path, OpenFlags { withheld: Perm::CHANGES, ..READ });
     let e = create(&dir, &path, &[("size", "1M")]).unwrap_err();
     assert_eq!(e.to_string(), "Failed to get \"write\" lock");
     assert_eq!(std::fs::read(&path).unwrap(), [1; 512]);
@@ -381,7 +381,7 @@ fn a_reopening_that_fails_changes_nothing() {
     let path = dir.file("a", 512);
     let image = dir.open(&path, READ);
     let before = locked_bytes(&path);
-    let other = dir.open(&path, OpenFlags { no_share: true, ..READ });
+    let other = dir.open(&path, OpenFlags { withheld: Perm::CHANGES, ..READ });
     let change = || Reopen { writable: Some(true), ..Reopen::default() };
     let e = graph::reopen(dir.env(), image.node(), change()).unwrap_err();
     assert_eq!(e.to_string(), "Failed to get \"write\" lock");

@@ -11,7 +11,7 @@ mod show;
 
 use super::Tool;
 use crate::cli::{Input, Objects, Run};
-use block::graph::{self, OpenFlags};
+use block::graph::{self, OpenFlags, Perm};
 use block::keys::Keys;
 use block::{Error, Image, Quiesced, Result};
 use clap::{Args, Subcommand};
@@ -141,7 +141,7 @@ impl Target {
     fn open(&self, tool: &Tool<'_>, source: &graph::Source, access: Access) -> Result<Image> {
         let flags = OpenFlags {
             writable: access.write,
-            no_share: access.write,
+            withheld: if access.write { Perm::CHANGES } else { Perm::empty() },
             no_io: true,
             no_backing: true,
             repair: access.damaged,

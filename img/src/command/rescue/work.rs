@@ -8,7 +8,7 @@ use crate::command::Tool;
 use crate::options::format_row;
 use block::compare::{CompareError, CompareOptions, Difference, compare};
 use block::copy::{self, CopyError, CopyOptions, Order, Segment, Unobserved};
-use block::graph::{self, OpenFlags};
+use block::graph::{self, OpenFlags, Perm};
 use block::snapshot::{Snapshot, SnapshotName};
 use block::{Context, Error, Image, Result};
 use serde_json::{Value, json};
@@ -203,7 +203,7 @@ impl<'a> Job<'a> {
     fn open_source(&self, item: &Item<'_>, behind: Behind) -> Result<Image> {
         let path = &item.look.path;
         let options = look::options(self.tool, path, Some(item.look.driver), &self.plan.keys, behind)?;
-        let flags = OpenFlags { no_share: true, ..OpenFlags::default() };
+        let flags = OpenFlags { withheld: Perm::CHANGES, ..OpenFlags::default() };
         let image = graph::open_tree(self.tool.env(), None, options, flags)
             .context(|| format!("Could not open '{path}'"))?;
         if let Some(snapshot) = item.snapshot {
