@@ -231,12 +231,13 @@ fn piece(sources: &[Segment], target: &Image) -> u64 {
     wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
 }
 
-/// The unit in which zeroes are looked for: what the target allocates at once; in one that allocates nothing, no finer
-/// than the runs of zeroes that are worth leaving out.
+/// The unit in which zeroes are looked for: what the target allocates at once, but no finer than the runs of zeroes that
+/// are worth leaving out, as a power of two. Compressed clusters are left out one by one.
 fn unit(target: &Image, options: &CopyOptions) -> u64 {
     let limits = target.limits();
     let wanted = options.sparse.checked_ilog2().map_or(1, |log| 1 << log);
-    limits.cluster_size.map_or(wanted, u64::from).max(limits.request_align.into())
+    let unit = limits.cluster_size.map_or(1, u64::from).max(limits.request_align.into());
+    if options.compressed.is_some() { unit } else { unit.max(wanted) }
 }
 
 /// Keeps the rate: each chunk pushes the time at which the next may start.

@@ -6,7 +6,8 @@ use std::ops::Range;
 /// The smallest unit in which zeroes are looked for, in bytes.
 const SECTOR: u64 = crate::SECTOR;
 
-/// Cuts `bytes` into runs, telling zeroes from data. A run of zeroes shorter than `min` bytes counts as data.
+/// Cuts `bytes` into runs, telling zeroes from data. Zeroes between data, fewer than `min` bytes of them, count as data;
+/// at either end of the chunk they are left out however few they are, as by QEMU.
 /// Runs meet at multiples of `unit` of the target, where `bytes` stand at offset `at`: data grows to them.
 pub(super) fn runs(bytes: &[u8], at: u64, min: u64, unit: u64) -> Vec<(Range<usize>, bool)> {
     let unit = unit.max(SECTOR);
@@ -18,11 +19,8 @@ pub(super) fn runs(bytes: &[u8], at: u64, min: u64, unit: u64) -> Vec<(Range<usi
         push(&mut runs, start..end, is_zero(&bytes[start..end]));
         start = end;
     }
-    // What is cut off at either end counts in full: the neighbour may go on with zeroes.
     let worth = |range: &Range<usize>| {
-        let start = at + range.start as u64;
-        (at + range.end as u64).next_multiple_of(unit) - (start - start % unit) >= min
-            || range.len() == bytes.len()
+        range.len() as u64 >= min || range.start == 0 || range.end == bytes.len()
     };
     let mut merged = Vec::with_capacity(runs.len());
     for (range, zero) in runs {
@@ -54,6 +52,13 @@ mod tests {
         let bytes = with_data(16384, &[0, 1024, 8192]);
         let want = vec![(0..1536, false), (1536..8192, true), (8192..8704, false), (8704..16384, true)];
         assert_eq!(runs(&bytes, 0, 4096, 1), want);
+        assert_eq!(runs(&bytes, 0, 8192, 1), [(0..8704, false), (8704..16384, true)]);
+    }
+
+    #[test]
+    fn at_the_ends_of_a_chunk_zeroes_are_left_out_however_few() {
+        let bytes = with_data(4096, &[1024, 3000]);
+        assert_eq!(runs(&bytes, 0, 8192, 1), [(0..1024, true), (1024..3072, false), (3072..4096, true)]);
     }
 
     #[test]

@@ -142,7 +142,9 @@ impl<'a, 'j> Worker<'a, 'j> {
         if options.sparse == 0 {
             return self.write_data(at, 0..len);
         }
-        for (range, zero) in sparse::runs(&self.buffer[..len], at, options.sparse, self.job.unit) {
+        // Of compressed clusters each that is zero is left out.
+        let min = if options.compressed.is_some() { 0 } else { options.sparse };
+        for (range, zero) in sparse::runs(&self.buffer[..len], at, min, self.job.unit) {
             match zero {
                 true => self.write_zeroes(at + range.start as u64, range.len() as u64)?,
                 false => self.write_data(at, range)?,

@@ -34,10 +34,13 @@ impl Meta {
     fn allocate_below(&mut self, count: u64, limit: u64) -> Result<HostOffset> {
         self.event("cluster_alloc");
         loop {
+            let hint = self.free_hint;
             let run = self.find_free(count, limit)?;
             if self.pending.lowest_freed().is_some_and(|lowest| lowest.0 < run.end)
                 && self.release_pending()?
             {
+                // What becomes free may be one run with what was passed over.
+                self.free_hint = self.free_hint.min(hint);
                 continue;
             }
             self.event("refblock_alloc");

@@ -30,6 +30,9 @@ impl Qcow2 {
                 false => self.discard_range(range, DiscardTo::Zero, FreedBy::Request),
             };
         }
+        if self.geometry.extended_l2 {
+            self.lock().refuse_compressed_ends(&range)?;
+        }
         self.each_cluster(range, |meta, part| meta.zero_cluster(part, flags))
     }
 
@@ -74,12 +77,32 @@ impl Qcow2 {
 }
 
 impl Meta {
+    /// Refuses a range that begins or ends inside a compressed cluster, where only data can be zero: before anything is
+    /// changed, so that what is written instead finds all its clusters as they were.
+    fn refuse_compressed_ends(&mut self, range: &Range<u64>) -> Result<()> {
+        let g = self.geometry;
+        let first = range.start..range.end.min(g.round_down(range.start) + g.cluster_size());
+        let last = range.start.max(g.round_down(range.end - 1))..range.end;
+        for part in [first, last] {
+            let entry = if self.is_whole(&part) { L2Entry::default() } else { self.l2_entry(GuestOffset(part.start))? };
+            if matches!(entry.cluster(g), Cluster::Compressed(_)) {
+                return Err(Error::from_errno(nix::libc::ENOTSUP));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a part of a cluster is all of it, as far as the disk goes.
+    fn is_whole(&self, part: &Range<u64>) -> bool {
+        let g = self.geometry;
+        g.within(part.start) == 0 && (g.within(part.end) == 0 || part.end >= self.header.size)
+    }
+
     /// Makes a part of one cluster read as zeroes: all of it, or whole subclusters.
     fn zero_cluster(&mut self, part: Range<u64>, flags: ZeroFlags) -> Result<()> {
         let g = self.geometry;
         let at = GuestOffset(part.start);
-        let whole = g.within(part.start) == 0 && (g.within(part.end) == 0 || part.end >= self.header.size);
-        if !whole {
+        if !self.is_whole(&part) {
             return self.zero_subclusters(part);
         }
         self.writable_l2(at)?;

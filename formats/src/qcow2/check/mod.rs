@@ -82,8 +82,8 @@ impl<'a> Checker<'a> {
         checker.check_refcounts()?;
         checker.check_copied()?;
         checker.mend_snapshot_table(&mut table)?;
-        checker.result.corruptions += table.corruptions;
-        checker.result.corruptions_fixed += table.corruptions_fixed;
+        checker.result.corruptions += table.result.corruptions;
+        checker.result.corruptions_fixed += table.result.corruptions_fixed;
         Ok(checker.result)
     }
 

@@ -226,13 +226,11 @@ impl Checker<'_> {
     fn check_standard(&mut self, entry: L2Entry, host: HostOffset, repair: Repair) -> Option<L2Entry> {
         let g = self.meta.geometry;
         if entry.bitmap & entry.bitmap >> 32 != 0 {
-            let verb = if repair.mends_errors() { "Repairing" } else { "ERROR" };
-            let text = format!(
-                "{verb} offset={:x}: Allocated cluster has corrupted subcluster allocation bitmap",
+            // Which of the two is true nobody knows, so that stays.
+            self.corruption(&format!(
+                "ERROR offset={:x}: Allocated cluster has corrupted subcluster allocation bitmap",
                 host.0
-            );
-            self.corruption(&text);
-            return repair.mends_errors().then(|| L2Entry::zero(None, 0, g));
+            ));
         }
         if g.within(host.0) == 0 {
             return None;
@@ -251,7 +249,9 @@ impl Checker<'_> {
             host.0
         );
         self.corruption(&text);
-        repair.mends_errors().then(|| L2Entry::zero(None, 0, g))
+        // Without its cluster it says the same: subclusters that are not zero come from the backing file.
+        let mended = if g.extended_l2 { L2Entry { descriptor: 0, ..entry } } else { L2Entry::zero(None, 0, g) };
+        repair.mends_errors().then_some(mended)
     }
 
     fn walk_refblocks(&mut self, repair: Repair) -> Result<()> {

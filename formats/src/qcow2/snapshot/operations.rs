@@ -258,6 +258,17 @@ impl Meta {
         Ok(())
     }
 
+    /// Makes the header name as many snapshots as were read: the table ends there, where it is.
+    ///
+    /// # Errors
+    /// The file's.
+    pub(in crate::qcow2) fn shorten_snapshot_table(&mut self) -> Result<()> {
+        let count = u32::try_from(self.snapshots.len()).unwrap_or(u32::MAX);
+        self.caches.write_pointer(HostOffset(field::SNAPSHOTS), &count.to_be_bytes(), Event("header_update"))?;
+        self.header.snapshots.count = count;
+        Ok(())
+    }
+
     /// Forgets changes of refcounts that could not be written.
     fn forget_refcounts(&mut self) {
         self.caches.tables(Tables::Refcounts).clear();

@@ -102,8 +102,10 @@ pub(in crate::qcow2) struct SnapshotTable {
     pub(in crate::qcow2) snapshots: Vec<Snapshot>,
     /// Bytes it takes in the file.
     pub(in crate::qcow2) bytes: u64,
-    /// Snapshots left out because the table is too long, and entries of which extra data was left out.
-    pub(in crate::qcow2) discarded: u64,
+    /// Snapshots left out because the table is too long.
+    pub(in crate::qcow2) overhanging: u64,
+    /// Entries of which extra data was left out.
+    pub(in crate::qcow2) shortened: u64,
 }
 
 /// What to do with a table that is beyond the limits.
@@ -148,24 +150,28 @@ pub(in crate::qcow2) fn read_table(
 ) -> Result<SnapshotTable> {
     let mut found = SnapshotTable::default();
     let mut window = Window { file, at: 0, bytes: Vec::new() };
+    // What the table takes without the extra data that is left out: that is what must not be too much.
+    let mut kept = 0;
     for index in 0..table.count {
         let at = table.offset + found.bytes;
         let fixed: [u8; FIXED] = window.part(at, FIXED)?.try_into().unwrap_or([0; FIXED]);
         let extra_len = be32(&fixed, 36) as usize;
         if extra_len > MAX_EXTRA {
-            found.discarded += excess.extra(index, extra_len)?;
+            found.shortened += excess.extra(index, extra_len)?;
         }
         let be16 = |at: usize| usize::from(u16::from_be_bytes([fixed[at], fixed[at + 1]]));
         let (id_len, name_len) = (be16(12), be16(14));
-        let extra = window.part(at + FIXED as u64, extra_len.min(MAX_EXTRA))?.to_vec();
+        let kept_extra = extra_len.min(MAX_EXTRA);
+        let extra = window.part(at + FIXED as u64, kept_extra)?.to_vec();
         let names = window.part(at + (FIXED + extra_len) as u64, id_len + name_len)?;
         let snapshot = Snapshot::parse(&fixed, &extra, &names[..id_len], &names[id_len..]);
-        let len = (FIXED + extra_len + id_len + name_len).next_multiple_of(8) as u64;
-        if found.bytes + len > MAX_TABLE {
-            found.discarded += excess.snapshots(table.count - index)?;
+        let len = |extra: usize| (FIXED + extra + id_len + name_len).next_multiple_of(8) as u64;
+        kept += len(kept_extra);
+        if kept > MAX_TABLE {
+            found.overhanging += excess.snapshots(table.count - index)?;
             break;
         }
-        found.bytes += len;
+        found.bytes += len(extra_len);
         found.snapshots.push(snapshot);
     }
     Ok(found)
