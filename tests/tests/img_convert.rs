@@ -155,6 +155,31 @@ fn targets_have_the_same_bytes_and_the_same_holes() {
     }
 }
 
+/// What `image` stores, as the real tool sees it, without where.
+fn stored(whose: Whose, pair: &Pair, image: &str) -> String {
+    let map = Whose::Real.run(pair.dir(whose), &format!("qemu-img map --output=json {image}")).ok();
+    map.lines().map(|line| line.split(", \"offset\"").next().unwrap_or_default().to_owned() + "\n").collect()
+}
+
+#[test]
+fn zeroes_are_left_out_in_the_units_of_the_real_tool() {
+    let pair = Pair::new();
+    let mut bytes = vec![0; 5 << 20];
+    for sector in [20, 57, 84, 130, 8175, 8210, 4090, 4092, 4116] {
+        bytes[sector * 512..][..512].fill(7);
+    }
+    pair.write("scattered", &bytes);
+    for sparse in ["0", "512", "1536", "4k", "8k", "12k", "20k", "64k"] {
+        for options in ["-o cluster_size=512", "-o cluster_size=4k", "-c -o cluster_size=1k"] {
+            let line = format!("qemu-img convert -f raw -O qcow2 -S {sparse} {options} scattered out");
+            let [ours, real] = pair.run(&line);
+            assert_eq!(ours, real, "{line}");
+            let [ours, real] = [Whose::Ours, Whose::Real].map(|whose| stored(whose, &pair, "out"));
+            assert_eq!(ours, real, "{line}");
+        }
+    }
+}
+
 #[test]
 fn what_an_existing_target_held_is_overwritten_also_by_zeroes() {
     for options in ["", "-S 0", "-S 64k", "-W -m 4", "-t none", "-t writethrough"] {

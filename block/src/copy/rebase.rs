@@ -5,7 +5,7 @@
 
 use super::Observer;
 use crate::buffer::{Buffer, is_zero};
-use crate::extents::Extents;
+use crate::extents::{Extent, Extents};
 use crate::{Error, Image, IoVec, IoVecMut, Node, Result, Want, WriteFlags, ZeroFlags};
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,6 +49,20 @@ struct Missing {
     zero: bool,
 }
 
+impl Missing {
+    /// Whether what follows is dealt with together with this. Short stretches of zeroes are: what differs is stored in
+    /// one run there, zeroes among data as data, as by QEMU. Long ones are kept apart because nobody needs to read them.
+    fn joins(&self, next: &Extent, unit: u64) -> bool {
+        let short = |len: u64| len < PIECE;
+        let alike = match (self.zero, next.zero) {
+            (true, false) => short(self.range.end - self.range.start),
+            (false, true) => short(next.len),
+            _ => true,
+        };
+        alike || !self.range.end.is_multiple_of(unit)
+    }
+}
+
 impl Rebase<'_> {
     /// Copies what differs.
     ///
@@ -65,8 +79,7 @@ impl Rebase<'_> {
             at = extent.start + extent.len;
             let here = extent.present && extent.depth == 0;
             let same = here || self.shared_from.is_some_and(|from| extent.depth >= from);
-            let joins =
-                pending.as_ref().is_some_and(|p| !p.range.end.is_multiple_of(unit) || p.zero == extent.zero);
+            let joins = pending.as_ref().is_some_and(|p| p.joins(&extent, unit));
             if (!joins || same)
                 && let Some(missing) = pending.take()
             {

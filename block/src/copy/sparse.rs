@@ -19,9 +19,8 @@ pub(super) fn runs(bytes: &[u8], at: u64, min: u64, unit: u64) -> Vec<(Range<usi
         push(&mut runs, start..end, is_zero(&bytes[start..end]));
         start = end;
     }
-    let worth = |range: &Range<usize>| {
-        range.len() as u64 >= min || range.start == 0 || range.end == bytes.len()
-    };
+    let worth =
+        |range: &Range<usize>| range.len() as u64 >= min || range.start == 0 || range.end == bytes.len();
     let mut merged = Vec::with_capacity(runs.len());
     for (range, zero) in runs {
         let zero = zero && worth(&range);

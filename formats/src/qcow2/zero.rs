@@ -84,7 +84,11 @@ impl Meta {
         let first = range.start..range.end.min(g.round_down(range.start) + g.cluster_size());
         let last = range.start.max(g.round_down(range.end - 1))..range.end;
         for part in [first, last] {
-            let entry = if self.is_whole(&part) { L2Entry::default() } else { self.l2_entry(GuestOffset(part.start))? };
+            let entry = if self.is_whole(&part) {
+                L2Entry::default()
+            } else {
+                self.l2_entry(GuestOffset(part.start))?
+            };
             if matches!(entry.cluster(g), Cluster::Compressed(_)) {
                 return Err(Error::from_errno(nix::libc::ENOTSUP));
             }

@@ -250,7 +250,8 @@ impl Checker<'_> {
         );
         self.corruption(&text);
         // Without its cluster it says the same: subclusters that are not zero come from the backing file.
-        let mended = if g.extended_l2 { L2Entry { descriptor: 0, ..entry } } else { L2Entry::zero(None, 0, g) };
+        let mended =
+            if g.extended_l2 { L2Entry { descriptor: 0, ..entry } } else { L2Entry::zero(None, 0, g) };
         repair.mends_errors().then_some(mended)
     }
 

@@ -264,7 +264,11 @@ impl Meta {
     /// The file's.
     pub(in crate::qcow2) fn shorten_snapshot_table(&mut self) -> Result<()> {
         let count = u32::try_from(self.snapshots.len()).unwrap_or(u32::MAX);
-        self.caches.write_pointer(HostOffset(field::SNAPSHOTS), &count.to_be_bytes(), Event("header_update"))?;
+        self.caches.write_pointer(
+            HostOffset(field::SNAPSHOTS),
+            &count.to_be_bytes(),
+            Event("header_update"),
+        )?;
         self.header.snapshots.count = count;
         Ok(())
     }
