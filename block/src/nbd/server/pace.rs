@@ -1,8 +1,8 @@
 //! How long requests take below, and what follows: how many threads are of use, and whether one takes several at once.
 //!
-//! What is cached takes a few microseconds, less than handing a request to another thread costs: then as many threads as
-//! there are processors do all the work, each taking a few requests at a time. Where requests wait for a disk or a network,
-//! each has a thread of its own, so that they wait together.
+//! What is cached takes a few microseconds, less than handing a request to another thread costs: then threads for half of
+//! the processors do all the work, each taking a few requests at a time; the client needs the other half. Where requests
+//! wait for a disk or a network, each has a thread of its own, so that they wait together.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

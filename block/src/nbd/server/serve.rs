@@ -144,7 +144,7 @@ impl Server {
             buffers: Pool::new(),
             stopping: AtomicBool::new(false),
             max_threads: options.threads,
-            quick_threads: processors.max(2),
+            quick_threads: (processors / 2).max(1),
         };
         let clients = Clients {
             count: AtomicUsize::new(0),
