@@ -34,7 +34,7 @@ impl<'a> Small<'a> {
         if mount.is_ok_and(|done| done.status.success()) {
             return Some(Small(dir));
         }
-        println!("NOT RUN: this machine lets us mount nothing");
+        tests::not_run("this machine lets us mount nothing");
         None
     }
 }
@@ -146,7 +146,7 @@ fn a_file_that_may_not_be_read_is_named_like_by_the_real_tool() {
     };
     let [ours, real] = [Whose::Ours, Whose::Real].map(run);
     if ours.1.contains("setpriv") {
-        println!("NOT RUN: another user may not even start our program");
+        tests::not_run("another user may not even start our program");
         return;
     }
     assert_eq!(ours.0, Some(1));

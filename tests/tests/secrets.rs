@@ -210,7 +210,7 @@ fn a_core_file_holds_neither_password_nor_volume_key() {
     let (dir, _) = aborted(Whose::Real);
     match cores_hold(dir.path(), PASSWORD.as_bytes()) {
         Some(found) => assert!(found, "the search must find what is there"),
-        None => println!("NOT RUN: this machine writes no core files beside the process"),
+        None => tests::not_run("this machine writes no core files beside the process"),
     }
     let (dir, key) = aborted(Whose::Ours);
     assert_eq!(key.len(), 64);

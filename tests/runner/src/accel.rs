@@ -4,7 +4,7 @@ use crate::console::Console;
 use crate::machine::{Accel, Machine, Outcome};
 use crate::tcg;
 use block::tool::Out;
-use block::{Context, Error, Result};
+use block::{Context, Error, Image, Result};
 use secret::{OBJECT_TYPES, Registry};
 use std::fs::OpenOptions;
 use std::process::ExitCode;
@@ -44,8 +44,10 @@ impl Host {
 /// # Errors
 /// It cannot be started.
 pub(crate) fn run(machine: &Machine, out: &Out) -> Result<ExitCode> {
-    let outcome =
-        if by_kvm(machine, &Host::detect(), out)? { run_kvm(machine, out)? } else { tcg::run(machine)? };
+    let by_kvm = by_kvm(machine, &Host::detect(), out)?;
+    let Some(disks) = disks(machine, out)? else { return Ok(ExitCode::SUCCESS) };
+    let console = Console::new(machine)?;
+    let outcome = if by_kvm { run_kvm(machine, disks, console)? } else { tcg::run(machine, disks, console)? };
     let (status, text) = outcome.verdict(machine.expect.is_some());
     text.into_iter().for_each(|text| out.error_text(&text));
     Ok(status)
@@ -82,14 +84,14 @@ pub(crate) fn is_bzimage(path: &std::path::Path) -> Result<bool> {
     Ok(file.read_exact_at(&mut magic, 0x202).is_ok() && &magic == b"HdrS")
 }
 
-#[cfg(target_arch = "x86_64")]
-fn run_kvm(machine: &Machine, out: &Out) -> Result<Outcome> {
+/// Makes the objects and opens the disks; `None` when all that was asked for is help, which is printed.
+fn disks(machine: &Machine, out: &Out) -> Result<Option<Vec<Image>>> {
     secret::forbid_core_dump()?;
     let mut objects = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
     for text in &machine.objects {
         if let secret::objects::Added::Help(text) = objects.add(text)? {
             out.print(&text);
-            return Ok(Outcome::Ended);
+            return Ok(None);
         }
     }
     let disks = machine.disks.iter().map(|disk| {
@@ -97,11 +99,15 @@ fn run_kvm(machine: &Machine, out: &Out) -> Result<Outcome> {
         out.warn_if_guessed(&image);
         Ok(image)
     });
-    let disks = disks.collect::<Result<Vec<_>>>()?;
-    crate::kvm::run(machine, disks, Console::new(machine)?)
+    disks.collect::<Result<Vec<_>>>().map(Some)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run_kvm(machine: &Machine, disks: Vec<Image>, console: Console) -> Result<Outcome> {
+    crate::kvm::run(machine, disks, console)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn run_kvm(_machine: &Machine, _out: &Out) -> Result<Outcome> {
+fn run_kvm(_machine: &Machine, _disks: Vec<Image>, _console: Console) -> Result<Outcome> {
     Err(Error::unsupported("KVM machines are PCs: this program runs them on x86-64 only"))
 }
