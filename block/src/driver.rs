@@ -374,8 +374,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
         None
     }
 
-    /// What it can do about its backing file, for formats that have one.
+    /// The way to another backing file, for formats that can change theirs.
     fn overlay(&self) -> Option<&dyn crate::overlay::Overlay> {
+        None
+    }
+
+    /// The way to give up all contents, for formats that can.
+    fn emptying(&self) -> Option<&dyn crate::overlay::Emptying> {
         None
     }
 

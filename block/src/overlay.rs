@@ -1,4 +1,4 @@
-//! What a format that can stand on a backing file does with that: names another one, or lets all of it show.
+//! What formats that can stand on a backing file do with that: name another one, or let all of it show.
 
 use crate::{Quiesced, Result};
 
@@ -11,14 +11,22 @@ pub struct BackingName<'a> {
     pub format: Option<&'a str>,
 }
 
-/// A format with backing files; see [`Driver::overlay`](crate::Driver::overlay). Nothing is in flight during its calls.
+/// A format that can be given another backing file; see [`Driver::overlay`](crate::Driver::overlay). Nothing is in flight
+/// during its calls.
 ///
 /// # Errors
 /// The file's, or what the format cannot store.
 pub trait Overlay {
     /// Writes another backing file's name into the image; what it reads as until it is opened again does not change.
     fn set_backing(&self, q: &Quiesced<'_>, to: Option<BackingName<'_>>) -> Result<()>;
+}
 
+/// A format that can give up its contents; see [`Driver::emptying`](crate::Driver::emptying). Nothing is in flight during
+/// its calls.
+///
+/// # Errors
+/// The file's.
+pub trait Emptying {
     /// Gives up everything stored, so that the backing file shows.
     fn make_empty(&self, q: &Quiesced<'_>) -> Result<()>;
 }

@@ -67,10 +67,18 @@ pub(crate) fn open_aes(
         return Ok(None);
     }
     let secret = EncryptOptions::secret(options, ctx.env)?;
-    if ctx.flags.writable && !allowed {
-        return Err(refusal("written"));
+    if ctx.flags.writable {
+        may_write(allowed)?;
     }
     Ok(Some(Box::new(LegacyAes::new(secret)?)))
+}
+
+/// Checks that an image with legacy AES may be open for writing.
+///
+/// # Errors
+/// `allowed` is not set.
+pub(crate) fn may_write(allowed: bool) -> Result<()> {
+    if allowed { Ok(()) } else { Err(refusal("written")) }
 }
 
 /// Why images with legacy AES are not `done` (written, created), and what to do instead.

@@ -226,3 +226,39 @@ fn a_new_qcow_image_is_the_real_tools_byte_for_byte() {
         assert!(make(Ours) == make(Real), "{options}");
     }
 }
+
+#[test]
+fn committing_into_a_qcow_image_empties_the_one_above() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("disk"), disk()).unwrap();
+    let read = |name: &str| reads(Real, dir.path(), &format!("driver=qcow,file.filename={name}"));
+    for whose in [Ours, Real] {
+        Real.run(dir.path(), "qemu-img convert -f raw -O qcow disk base").ok();
+        Real.run(dir.path(), "qemu-img create -q -f qcow -b base -F qcow top").ok();
+        Real.run(dir.path(), "qemu-io -f qcow -c 'w -P 0xee 5000 70000' -c 'w -P 0xef 2M 512' top").ok();
+        let expected = read("top");
+        assert_eq!(whose.run(dir.path(), "qemu-img commit -f qcow top").ok(), "Image committed.\n");
+        assert!(read("base") == expected && read("top") == expected, "{whose:?}");
+        let len = fs::metadata(dir.path().join("top")).unwrap().len();
+        assert!(len < 512, "{whose:?} leaves {len} bytes");
+        Real.run(dir.path(), "qemu-io -f qcow -c 'w -P 1 1M 64k' -c 'r -P 0xef 2M 512' top").ok();
+    }
+}
+
+#[test]
+fn legacy_aes_opened_to_read_is_not_reopened_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in ["qcow", "qcow2"] {
+        let create = format!("{SECRET} -f {format} -o encrypt.format=aes,encrypt.key-secret=s");
+        Real.run(dir.path(), &format!("qemu-img create -q {create} a 1M")).ok();
+        let before = fs::read(dir.path().join("a")).unwrap();
+        let image = format!("driver={format},encrypt.key-secret=s,file.filename=a");
+        let line =
+            format!("qemu-io -r {SECRET} --image-opts {image} -c 'reopen -w' -c 'w 0 512' -c 'r 0 512'");
+        let ran = Ours.run(dir.path(), &line);
+        assert!(ran.stderr.contains("img rescue") && ran.stdout.contains("read 512/512"), "{ran}");
+        assert!(fs::read(dir.path().join("a")).unwrap() == before, "{format}");
+        let allowed = line.replace(",file.", ",legacy-aes-write=on,file.");
+        assert!(Ours.run(dir.path(), &allowed).ok().contains("wrote 512/512"), "{format}");
+    }
+}

@@ -8,13 +8,13 @@ use crate::compressed::Packed;
 use crate::graph::CreateOptions;
 use crate::inflight::Mode;
 use crate::keys::Keys;
-use crate::overlay::{BackingName, Overlay};
+use crate::overlay::BackingName;
 use crate::snapshot::{NewSnapshot, Snapshot, SnapshotName, Snapshots, not_found};
 use crate::{Context, Error, IoVec, Kind, Quiesced, Result, WriteFlags};
 use std::sync::Arc;
 
 impl Node {
-    /// Whether the format can change or uncover its backing file.
+    /// Whether the format can be given another backing file.
     pub fn has_overlay(&self) -> bool {
         self.state().driver.overlay().is_some()
     }
@@ -24,15 +24,24 @@ impl Node {
     /// # Errors
     /// `ENOTSUP` in formats without backing files, or the driver's.
     pub fn set_backing(&self, to: Option<BackingName<'_>>) -> Result<()> {
-        self.with_overlay(|overlay, q| overlay.set_backing(q, to))
+        let state = self.state();
+        let overlay = state.driver.overlay().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        overlay.set_backing(&self.drain(), to)
+    }
+
+    /// Whether the format can give up its contents.
+    pub fn can_be_emptied(&self) -> bool {
+        self.state().driver.emptying().is_some()
     }
 
     /// Gives up everything stored, so that the backing file shows.
     ///
     /// # Errors
-    /// As for [`Node::set_backing`].
+    /// `ENOTSUP` in formats that cannot, or the driver's.
     pub fn make_empty(&self) -> Result<()> {
-        self.with_overlay(|overlay, q| overlay.make_empty(q))
+        let state = self.state();
+        let emptying = state.driver.emptying().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
+        emptying.make_empty(&self.drain())
     }
 
     /// Compresses whole clusters (or up to the end of the image) without storing them, except those to `skip`; `None`
@@ -70,12 +79,6 @@ impl Node {
             place += bytes.len() as u64;
         }
         Ok(())
-    }
-
-    fn with_overlay<T>(&self, f: impl FnOnce(&dyn Overlay, &Quiesced<'_>) -> Result<T>) -> Result<T> {
-        let state = self.state();
-        let overlay = state.driver.overlay().ok_or_else(|| Error::from_errno(nix::libc::ENOTSUP))?;
-        f(overlay, &self.drain())
     }
 
     /// Changes the format's own options in place, with nothing else in flight.

@@ -7,7 +7,7 @@ use block::buffer::Pool;
 use block::check::Check;
 use block::compressed::Compressor;
 use block::graph::ReopenCtx;
-use block::overlay::Overlay;
+use block::overlay::{Emptying, Overlay};
 use block::snapshot::Snapshots;
 use block::{
     Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
@@ -156,6 +156,10 @@ impl<F: MappedFormat> Driver for Mapped<F> {
 
     fn overlay(&self) -> Option<&dyn Overlay> {
         self.format.overlay()
+    }
+
+    fn emptying(&self) -> Option<&dyn Emptying> {
+        self.format.emptying()
     }
 
     fn amend(&self) -> Option<&dyn Amend> {

@@ -24,7 +24,7 @@ use block::amend::Amend;
 use block::bitmap::Bitmaps;
 use block::check::Check;
 use block::graph::ReopenCtx;
-use block::overlay::Overlay;
+use block::overlay::{Emptying, Overlay};
 use block::snapshot::Snapshots;
 use block::{Child, FormatInfo, Level, Limits, Quiesced, Resize, Result, ZeroFlags};
 use std::fmt;
@@ -218,8 +218,13 @@ pub trait MappedFormat: Send + Sync + fmt::Debug + 'static {
         Ok(())
     }
 
-    /// What it can do about its backing file, for formats that can change it.
+    /// The way to another backing file, for formats that can change theirs.
     fn overlay(&self) -> Option<&dyn Overlay> {
+        None
+    }
+
+    /// The way to give up all contents, for formats that can.
+    fn emptying(&self) -> Option<&dyn Emptying> {
         None
     }
 

@@ -7,6 +7,8 @@ use crate::deflate;
 use crate::mapped::{
     Found, GuestOffset, HostOffset, Lease, MappedFormat, PayloadCipher, Place, Reader, Reservation,
 };
+use block::graph::ReopenCtx;
+use block::overlay::Emptying;
 use block::{
     Child, Error, FormatInfo, Level, Limits, Quiesced, Resize, Result, SECTOR, WriteFlags, ZeroFlags,
 };
@@ -38,7 +40,7 @@ pub(super) struct Qcow {
     backing: Option<Child>,
     pub(super) backing_file: Option<String>,
     children: Arc<[Child]>,
-    cipher: Option<Arc<dyn PayloadCipher>>,
+    pub(super) cipher: Option<Arc<dyn PayloadCipher>>,
 }
 
 /// What goes with a lease: its number, the guest clusters, and where the first of them is going to be.
@@ -276,11 +278,25 @@ impl MappedFormat for Qcow {
         self.lock().write_back()
     }
 
+    fn reopen(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self> {
+        self.reopened(ctx)
+    }
+
+    fn emptying(&self) -> Option<&dyn Emptying> {
+        Some(self)
+    }
+
     fn info(&self) -> FormatInfo {
         FormatInfo {
             encrypted: self.encrypted,
             backing_file: self.backing_file.clone(),
             ..FormatInfo::default()
         }
+    }
+}
+
+impl Emptying for Qcow {
+    fn make_empty(&self, _q: &Quiesced<'_>) -> Result<()> {
+        self.lock().make_empty()
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The rooms: `header` turns bytes into values and back, `entry` does so for L2 entries; `tables` holds L1 and L2 and
 //! knows what must reach the disk before what, and where new clusters go; `image` is what the shared driver
-//! ([`crate::mapped`]) talks to; `open`, `create`, `options` are what the user asks for.
+//! ([`crate::mapped`]) talks to; `open`, `create`, `options`, `reopen` are what the user asks for.
 //!
 //! Nothing counts clusters: new ones go to the end of the file and none is ever reused. There is one lock, around the
 //! tables; it is held while tables move, never while guest data does.
@@ -14,6 +14,7 @@ mod header;
 mod image;
 mod open;
 mod options;
+mod reopen;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,14 @@ use super::image::{Parts, Qcow};
 use super::options::QcowOptions;
 use crate::encrypt::{self, EncryptOptions};
 use crate::mapped::Mapped;
-use block::graph::OpenCtx;
+use block::graph::{OpenCtx, OpenFlags};
 use block::{Child, Driver, Error, Perm, Perms, Result};
 use std::sync::Arc;
 
 /// Opens an image, as the driver table does.
 pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let options: QcowOptions = ctx.options()?;
-    let file = ctx.child("file", file_perms(ctx))?;
+    let file = ctx.child("file", sole_writer(ctx.perms, ctx.flags))?;
     let header = read_header(&file)?;
     let method = header.encrypted.then_some("aes");
     EncryptOptions::check(options.encrypt.as_ref(), method)?;
@@ -28,16 +28,20 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     Ok(Box::new(Mapped::new(image)))
 }
 
-/// Tables must not change under us, and are ours to change.
-fn file_perms(ctx: &OpenCtx<'_>) -> Perms {
-    let mut own = ctx.perms.own & Perm::READ;
+/// What is needed of the file: tables must not change under us, and are ours to change.
+pub(super) fn sole_writer(wanted: Perms, flags: OpenFlags) -> Perms {
+    let mut own = wanted.own & Perm::READ;
     let changes = Perm::WRITE | Perm::RESIZE;
-    own.set(changes, ctx.flags.writable);
-    let shared = if ctx.flags.force_share { Perm::all() } else { Perm::all() - changes };
+    own.set(changes, flags.writable);
+    let shared = if flags.force_share { Perm::all() } else { Perm::all() - changes };
     Perms { own, shared }
 }
 
-fn read_header(file: &Child) -> Result<Header> {
+/// Reads and validates the header.
+///
+/// # Errors
+/// What is wrong with it, or the file's.
+pub(super) fn read_header(file: &Child) -> Result<Header> {
     let mut bytes = [0; BYTES];
     file.read_exact(0, &mut bytes)?;
     Header::parse(&bytes)

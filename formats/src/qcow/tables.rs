@@ -8,7 +8,7 @@
 use super::entry::Entry;
 use super::header::{Geometry, Header};
 use crate::mapped::{GuestOffset, HostOffset, Leases, Pins};
-use block::{Child, Error, Event, Level, Resize, Result};
+use block::{Child, Error, Event, Level, Resize, Result, ZeroFlags};
 use std::collections::HashMap;
 
 /// Bytes of the tables kept in memory.
@@ -49,6 +49,8 @@ pub(super) struct Tables {
     geometry: Geometry,
     size: u64,
     l1_offset: u64,
+    /// Where the header, the backing file's name and the L1 table end.
+    head_end: u64,
     writable: bool,
     l1: Slices,
     l2: Slices,
@@ -72,16 +74,21 @@ impl Tables {
     /// # Errors
     /// The file's.
     pub(super) fn new(file: Child, header: &Header, writable: bool) -> Result<Self> {
-        let end = file.len()?.max(header.l1_offset + header.geometry.l1_bytes(header.size));
+        let l1_end = header.l1_offset + header.geometry.l1_bytes(header.size);
+        let name_end = match header.backing {
+            (_, 0) => 0,
+            (at, len) => at.saturating_add(len.into()),
+        };
         Ok(Tables {
             geometry: header.geometry,
             size: header.size,
             l1_offset: header.l1_offset,
+            head_end: l1_end.max(name_end),
             writable,
             l1: Slices::new(),
             l2: Slices::new(),
             clock: 0,
-            end,
+            end: file.len()?.max(l1_end),
             leases: Leases::default(),
             pins: Pins::default(),
             file,
@@ -275,6 +282,22 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Forgets all clusters and L2 tables: in the L1 table first, so that nothing points at what the file loses then.
+    ///
+    /// # Errors
+    /// The image was opened read-only, or the file's.
+    pub(super) fn make_empty(&mut self) -> Result<()> {
+        self.check_writable()?;
+        self.l1.clear();
+        self.l2.clear();
+        let l1 = self.l1_offset..self.l1_offset + self.geometry.l1_bytes(self.size);
+        self.file.node().event(Kind::L1.update());
+        self.file.write_zeroes(l1, ZeroFlags::empty())?;
+        self.file.flush(Level::Disk)?;
+        self.end = self.head_end;
+        self.file.truncate(Resize { exact: false, ..Resize::to(self.head_end) })
     }
 
     fn write_dirty(&mut self, kind: Kind) -> Result<()> {

@@ -18,7 +18,7 @@ use block::amend::Amend;
 use block::bitmap::Bitmaps;
 use block::check::Check;
 use block::graph::ReopenCtx;
-use block::overlay::Overlay;
+use block::overlay::{Emptying, Overlay};
 use block::snapshot::Snapshots;
 use block::{
     Child, Error, Event, FormatInfo, Level, Limits, Quiesced, Resize, Result, WriteFlags, ZeroFlags,
@@ -323,6 +323,10 @@ impl MappedFormat for Qcow2 {
     }
 
     fn overlay(&self) -> Option<&dyn Overlay> {
+        Some(self)
+    }
+
+    fn emptying(&self) -> Option<&dyn Emptying> {
         Some(self)
     }
 

@@ -8,7 +8,7 @@ use super::order::Tables;
 use super::refcount;
 use super::zero::DiscardTo;
 use crate::mapped::{ClusterIndex, HostOffset};
-use block::overlay::{BackingName, Overlay};
+use block::overlay::{BackingName, Emptying, Overlay};
 use block::{Error, Event, Quiesced, Resize, Result, ZeroFlags};
 
 impl Overlay for Qcow2 {
@@ -27,7 +27,9 @@ impl Overlay for Qcow2 {
         }
         written
     }
+}
 
+impl Emptying for Qcow2 {
     fn make_empty(&self, _q: &Quiesced<'_>) -> Result<()> {
         let mut meta = self.lock();
         meta.check_writable()?;

@@ -4,10 +4,11 @@
 //! driver but the key and the children.
 
 use super::crypt::Encryption;
-use super::header::Rules;
+use super::header::{CryptMethod, Rules};
 use super::image::Qcow2;
 use super::open::{self, Parts};
 use super::options::Qcow2Options;
+use crate::encrypt;
 use crate::mapped::MappedFormat;
 use block::bitmap::Bitmaps;
 use block::graph::ReopenCtx;
@@ -32,6 +33,10 @@ impl Qcow2 {
     /// The driver that takes this one's place.
     pub(super) fn reopened(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self> {
         let options: Qcow2Options = ctx.options(&CHANGEABLE)?;
+        let aes = self.lock().header.crypt == CryptMethod::Aes;
+        if aes && ctx.flags.writable {
+            encrypt::may_write(options.legacy_aes_write.unwrap_or(false))?;
+        }
         if self.lock().writable {
             // The new driver reads them again.
             Bitmaps::store(self)?;

@@ -144,7 +144,7 @@ fn failed(error: CopyError) -> Error {
 /// Gives up what was committed, where the format can.
 fn empty(image: &Image) -> Result<()> {
     let node = image.node();
-    if !node.has_overlay() {
+    if !node.can_be_emptied() {
         return Ok(());
     }
     node.make_empty().map_err(|e| {
