@@ -1,6 +1,6 @@
 //! INT 13h: disks, by cylinder, head and sector, and by number (Enhanced Disk Drive Specification, version 1.1).
 
-use super::{Done, FIRST_DISK, Registers, set_word, word};
+use super::{Done, FIRST_DISK, Registers, address, set_word, word};
 use crate::kvm::memory::Memory;
 use block::tool::notice;
 use block::{Image, SECTOR};
@@ -16,10 +16,15 @@ const PIECE: u64 = 128;
 
 /// A status, as AH has it.
 type Status = u8;
-const BAD_REQUEST: Status = 0x01;
-const SECTOR_NOT_FOUND: Status = 0x04;
-const WRITE_PROTECTED: Status = 0x03;
-const BAD_BUFFER: Status = 0x09;
+/// A service, a disk or a place that there is none of.
+pub(super) const BAD_REQUEST: Status = 0x01;
+/// The disk may only be read.
+pub(super) const WRITE_PROTECTED: Status = 0x03;
+/// The sectors are beyond the end.
+pub(super) const SECTOR_NOT_FOUND: Status = 0x04;
+/// The buffer is not in the memory.
+pub(super) const BAD_BUFFER: Status = 0x09;
+/// The image could not do it.
 const FAILED: Status = 0x20;
 
 /// See the module documentation.
@@ -121,7 +126,7 @@ impl Disks {
             return Err(BAD_REQUEST);
         }
         let sector = (cylinder * heads + head) * TRACK + sector - 1;
-        let buffer = call.segments.es.base + u64::from(word(call.regs.rbx));
+        let buffer = address(&call.segments.es, word(call.regs.rbx).into()).0;
         let (done, result) = self.transfer(image, &Transfer { way, sector, count, buffer });
         call.set_al(done.to_le_bytes()[0]);
         result
@@ -129,7 +134,7 @@ impl Disks {
 
     /// 42h, 43h, 44h: DS:SI has a packet that says it all.
     fn by_number(&mut self, call: &Registers, image: &Image, way: Way) -> Result<(), Status> {
-        let packet_at = GuestAddress(call.segments.ds.base + u64::from(word(call.regs.rsi)));
+        let packet_at = address(&call.segments.ds, word(call.regs.rsi).into());
         let packet: [u8; 16] = self.memory.read_obj(packet_at).map_err(|_| BAD_REQUEST)?;
         let [size, _, count_low, count_high, o, p, s, t, sector @ ..] = packet;
         if size < 16 {
@@ -143,7 +148,7 @@ impl Disks {
             buffer: (u64::from(segment) << 4) + u64::from(offset),
         };
         let (done, result) = self.transfer(image, &transfer);
-        let count_at = GuestAddress(packet_at.0 + 2);
+        let count_at = GuestAddress(packet_at.0.wrapping_add(2));
         self.memory.write_obj(u16::try_from(done).unwrap_or(u16::MAX), count_at).map_err(|_| BAD_REQUEST)?;
         result
     }
@@ -168,7 +173,7 @@ impl Disks {
         }
         let len = usize::try_from(count * SECTOR).unwrap_or(0);
         let piece = &mut self.piece[..len];
-        let buffer = GuestAddress(transfer.buffer + done * SECTOR);
+        let buffer = GuestAddress(transfer.buffer.wrapping_add(done * SECTOR));
         match transfer.way {
             Way::Read => {
                 image.read(first * SECTOR, piece).map_err(failed)?;
@@ -207,7 +212,7 @@ impl Disks {
     /// 48h: the same and more, at DS:SI.
     fn extended_parameters(&self, call: &Registers, image: &Image) -> Result<(), Status> {
         const SIZE: u16 = 26;
-        let at = GuestAddress(call.segments.ds.base + u64::from(word(call.regs.rsi)));
+        let at = address(&call.segments.ds, word(call.regs.rsi).into());
         let room: u16 = self.memory.read_obj(at).map_err(|_| BAD_REQUEST)?;
         if room < SIZE {
             return Err(BAD_REQUEST);

@@ -8,6 +8,8 @@
 
 mod disk;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use super::board::{Flow, SERVICE_PORT};
 use super::input::Input;
@@ -100,7 +102,7 @@ impl Registers {
     /// Which service is called; `None` when not by a stub in real mode.
     fn vector(&self) -> Option<u8> {
         // Whether the processor stands at the `out` or after it depends on how KVM works here.
-        let at = self.segments.cs.base + self.regs.rip;
+        let at = address(&self.segments.cs, self.regs.rip).0;
         let vector = at.checked_sub(STUBS)? / STUB_LEN;
         if self.segments.cr0 & 1 == 0 { vector.try_into().ok() } else { None }
     }
@@ -123,8 +125,13 @@ impl Registers {
 
     /// Where the caller's flags are on the stack, above its address.
     fn flags(&self) -> GuestAddress {
-        GuestAddress(self.segments.ss.base + (self.regs.rsp.wrapping_add(4) & 0xffff))
+        address(&self.segments.ss, self.regs.rsp.wrapping_add(4) & 0xffff)
     }
+}
+
+/// Where an offset in a segment is.
+fn address(segment: &kvm_segment, offset: u64) -> GuestAddress {
+    GuestAddress(segment.base.wrapping_add(offset))
 }
 
 /// The low 16 bits of a register.

@@ -1,6 +1,6 @@
 //! The services that are not about disks or the screen: memory, keyboard, clock, restart.
 
-use super::{Done, LOW_KIB, Registers, set_word, word};
+use super::{Done, LOW_KIB, Registers, address, set_word, word};
 use crate::kvm::input::Input;
 use crate::kvm::memory::{self, HIGH, Memory};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -64,9 +64,10 @@ fn map(call: &mut Registers, memory: &Memory) -> Done {
         return Done::Carry(true);
     };
     let bytes = [entry.start.to_le_bytes(), entry.len.to_le_bytes()].concat();
-    let to = GuestAddress(call.segments.es.base + u64::from(word(call.regs.rdi)));
-    let written =
-        memory.write_slice(&bytes, to).and_then(|()| memory.write_obj(entry.kind, GuestAddress(to.0 + 16)));
+    let to = address(&call.segments.es, word(call.regs.rdi).into());
+    let written = memory
+        .write_slice(&bytes, to)
+        .and_then(|()| memory.write_obj(entry.kind, GuestAddress(to.0.wrapping_add(16))));
     call.regs.rax = SMAP;
     call.regs.rcx = ENTRY;
     call.regs.rbx = if next.is_some() { u64::from(word(call.regs.rbx)) + 1 } else { 0 };

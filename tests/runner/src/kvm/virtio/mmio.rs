@@ -179,7 +179,9 @@ impl Mmio {
     fn serve(&mut self, chain: DescriptorChain<&Memory>) -> Result<u32> {
         match chain.clone().last() {
             None => return Err(broken("a request has no buffers")),
-            Some(last) if last.has_next() => return Err(broken("the buffers of a request have no end")),
+            Some(last) if last.has_next() => {
+                return Err(broken("the buffers of a request loop or are too long"));
+            }
             Some(_) => {}
         }
         let from = chain.clone().reader(&self.memory).map_err(|_| outside())?;

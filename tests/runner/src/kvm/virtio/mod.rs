@@ -6,6 +6,8 @@
 mod block;
 mod mmio;
 mod rng;
+#[cfg(test)]
+mod tests;
 
 pub(super) use block::Block;
 pub(super) use mmio::Mmio;

@@ -1,0 +1,6 @@
+# Says nothing and does nothing, for ever.
+
+        .include "bios.inc"
+        begin
+        jmp     .
+        finish
