@@ -144,7 +144,7 @@ fn write_tables(memory: &Memory) -> Result<(), GuestMemoryError> {
     }
     memory.write_obj(third | PRESENT, GuestAddress(TABLES))?;
     for table in 0..4 {
-        memory.write_obj(second + table * PAGE | PRESENT, GuestAddress(third + table * 8))?;
+        memory.write_obj((second + table * PAGE) | PRESENT, GuestAddress(third + table * 8))?;
     }
     (0..4 * 512).try_for_each(|page| {
         memory.write_obj(page << 21 | LARGE | PRESENT, GuestAddress(second).unchecked_add(page * 8))

@@ -193,7 +193,7 @@ impl Disks {
         let Geometry { cylinders, heads } = Geometry::new(sectors(image)?);
         let last = cylinders - 1;
         set_word(&mut call.regs.rcx, (last << 8 | last >> 2 & 0xc0 | TRACK) as u16);
-        set_word(&mut call.regs.rdx, (heads - 1 << 8) as u16 | self.images.len() as u16);
+        set_word(&mut call.regs.rdx, ((heads - 1) << 8) as u16 | self.images.len() as u16);
         call.regs.rbx &= !0xff;
         call.set_al(0);
         Ok(())
@@ -201,7 +201,7 @@ impl Disks {
 
     /// 15h: what kind of disk it is: 3 for one that stays, with the number of sectors in CX:DX; 0 for none.
     fn kind(&self, call: &mut Registers) -> Result<(), Status> {
-        let count = self.image(call).map_err(|_| 0).and_then(|image| sectors(image))?;
+        let count = self.image(call).map_err(|_| 0).and_then(sectors)?;
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         set_word(&mut call.regs.rcx, (count >> 16) as u16);
         set_word(&mut call.regs.rdx, count as u16);

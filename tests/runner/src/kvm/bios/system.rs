@@ -37,7 +37,7 @@ fn system(call: &mut Registers, memory: &Memory) -> Done {
         0xe801 => {
             // Kilobytes up to 16 MiB, then 64 KiB blocks.
             let low = high_kib.min(15 << 10);
-            let (low, rest) = (low as u16, (high_kib - low >> 6) as u16);
+            let (low, rest) = (low as u16, ((high_kib - low) >> 6) as u16);
             let regs = &mut call.regs;
             [&mut regs.rax, &mut regs.rcx].into_iter().for_each(|register| set_word(register, low));
             [&mut regs.rbx, &mut regs.rdx].into_iter().for_each(|register| set_word(register, rest));
@@ -120,5 +120,5 @@ fn clock(call: &mut Registers) -> Done {
 
 /// Two decimal digits, four bits each.
 fn digits(number: u64) -> u16 {
-    (number / 10 << 4 | number % 10) as u16
+    ((number / 10) << 4 | (number % 10)) as u16
 }

@@ -108,7 +108,7 @@ impl Mmio {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_selected = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_selected = value,
             VIRTIO_MMIO_DRIVER_FEATURES => {
-                set_half(&mut self.driver_features, self.driver_features_selected, value)
+                set_half(&mut self.driver_features, self.driver_features_selected, value);
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_selected = value,
             VIRTIO_MMIO_QUEUE_NOTIFY if value == 0 => return self.notify().context(|| self.device.name()),
