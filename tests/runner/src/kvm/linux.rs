@@ -182,12 +182,16 @@ fn vcpu(vm: &VmFd, id: u8, cpuid: &CpuId, start: &Start) -> Result<VcpuFd, kvm_i
     Ok(fd)
 }
 
-/// The same answers of CPUID, with the number of this processor in them.
+/// The same answers of CPUID, with the number of this processor in them, and that there is a hypervisor to ask about.
 fn numbered(cpuid: &CpuId, id: u8) -> CpuId {
+    const HYPERVISOR: u32 = 1 << 31;
     let mut cpuid = cpuid.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
-            1 => entry.ebx = entry.ebx & 0x00ff_ffff | u32::from(id) << 24,
+            1 => {
+                entry.ebx = entry.ebx & 0x00ff_ffff | u32::from(id) << 24;
+                entry.ecx |= HYPERVISOR;
+            }
             0x0b | 0x1f => entry.edx = id.into(),
             _ => {}
         }
