@@ -164,7 +164,7 @@ impl Qcow2 {
     /// Writes everything back that is not in the file yet.
     pub(super) fn write_back(&self, meta: &mut Meta) -> Result<()> {
         meta.caches.write_all_back()?;
-        let end = self.geometry.round_up(meta.file_end);
+        let end = meta.file_end;
         // Data was written up to there in effect; past the end of the file, zeroes need not be sent.
         if meta.writable && self.file.len()? < end {
             self.file.truncate(Resize::to(end))?;

@@ -198,7 +198,8 @@ impl Meta {
                 self.free_replaced(old, FreedBy::Overwrite)?;
             }
         }
-        let end = lease.token.host.0 + lease.token.guest.end - lease.token.guest.start;
+        // Subclusters that hold nothing need not be in the file.
+        let end = lease.token.host.0 + lease.covers.end - lease.token.guest.start;
         if !self.external {
             self.file_end = self.file_end.max(end);
         }
