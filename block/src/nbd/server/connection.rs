@@ -5,7 +5,7 @@
 //! all are busy and more input is there, as far as [`Pace`] thinks threads are of use; those that are not leave. A
 //! thread that finds the end of the input leaves, and so do the others; the last one out closes.
 
-use super::super::wire::{Headers, MAX_PAYLOAD, Request, command, wire_error};
+use super::super::wire::{CommandFlags, Headers, MAX_PAYLOAD, Request, command, wire_error};
 use super::Session;
 use super::batch::{self, Batch};
 use super::budget::Budget;
@@ -187,7 +187,7 @@ impl Connection {
         let header = self.next_header(&mut input)?;
         let held = held(self.session.headers, &header);
         // Given back when the buffer is.
-        let _lease = self.shared.budget.take(held as u64);
+        let _lease = self.shared.budget.take(held as u64 + self.described(&header));
         if self.broken.load(Ordering::Acquire) {
             return input.end();
         }
@@ -317,6 +317,18 @@ impl Connection {
         let filled = input.fill(&*self.transport);
         input.soon = comes_soon(begun.elapsed());
         filled
+    }
+
+    /// How many bytes the answer to a question about the state of blocks may take.
+    fn described(&self, request: &Request) -> u64 {
+        if request.command != command::BLOCK_STATUS || request.flags.contains(CommandFlags::REQ_ONE) {
+            return 0;
+        }
+        // How much is asked about may be in the payload, which did not come yet.
+        let length =
+            if request.flags.contains(CommandFlags::PAYLOAD_LEN) { u64::MAX } else { request.length };
+        let contexts = self.session.contexts.len() as u64;
+        (contexts * status::answer_size(length)).min(MAX_PAYLOAD.into())
     }
 
     fn next_header(&self, input: &mut Input) -> Option<Request> {

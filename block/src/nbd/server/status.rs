@@ -10,6 +10,12 @@ use std::ops::Range;
 /// The most extents in one answer; clients ask again for the rest.
 const MAX_EXTENTS: usize = 1 << 15;
 
+/// The most bytes that an answer about `length` bytes takes in one context: the list of extents, and the same encoded. No
+/// extent is shorter than a sector of 512 bytes.
+pub(super) fn answer_size(length: u64) -> u64 {
+    32 * (length / 512 + 2).min(MAX_EXTENTS as u64)
+}
+
 /// The answer while it is put together.
 struct Answer {
     list: Vec<(u64, u64)>,
