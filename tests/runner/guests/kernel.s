@@ -13,8 +13,9 @@ _start:
         jne     failed
         cmp     byte ptr [rsi + 0x1e8], 3
         jb      failed
-        # The table of processors and interrupts.
-        cmp     dword ptr [0xf0000], 0x5f504d5f
+        # Where the tables are that describe the machine.
+        mov     rax, [rsi + 0x70]
+        cmp     dword ptr [rax + 4], 0x20525450
         jne     failed
         # Segments, as the protocol has them.
         mov     ax, cs

@@ -15,20 +15,26 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub(super) const VIRTIO: u64 = 0xd000_0000;
 /// Bytes from one virtio device to the next.
 pub(super) const VIRTIO_SIZE: u64 = 0x1000;
-/// The interrupts of virtio devices: those that nothing else of a PC uses.
-pub(super) const IRQS: [u8; 9] = [5, 6, 7, 9, 10, 11, 12, 14, 15];
+/// The interrupt of the first virtio device; the next ones follow.
+pub(super) const FIRST_IRQ: u8 = 5;
+/// The most disks.
+const MAX_DISKS: usize = 8;
 /// The serial port's interrupt.
 pub(super) const SERIAL_IRQ: u8 = 4;
 /// Where a firmware stub says that it was called. No PC has a device there.
 pub(super) const SERVICE_PORT: u16 = 0xe0;
 
-const SERIAL: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
+/// The ports of the serial port.
+pub(super) const SERIAL: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
 /// Port A of the chip set: bit 0 restarts the machine, bit 1 is the gate of address line 20.
 const PORT_A: u16 = 0x92;
 const KEYBOARD_COMMAND: u16 = 0x64;
 /// The keyboard controller's command that pulls the processor's reset line.
 const PULSE_RESET: u8 = 0xfe;
-const RESET_CONTROL: u16 = 0xcf9;
+/// The chip set's port that restarts the machine, by bit 2.
+pub(super) const RESET_CONTROL: u16 = 0xcf9;
+/// The port that switches the machine off, by bit 5; what it did can be read from the next.
+pub(super) const SLEEP_CONTROL: u16 = 0x600;
 
 /// What a processor does after an access.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,15 +74,15 @@ impl Board {
     /// A board with these disks, a source of random numbers, a serial port and, unless a kernel does without, firmware.
     ///
     /// # Errors
-    /// More disks than there are interrupts, or a resource is missing.
+    /// More disks than there may be, or a resource is missing.
     pub(super) fn new(
         memory: &Arc<Memory>,
         disks: &[Image],
         screen: &Screen,
         bios: Option<Bios>,
     ) -> Result<Self> {
-        if disks.len() >= IRQS.len() {
-            return Err(Error::invalid(format!("there is room for {} disks", IRQS.len() - 1)));
+        if disks.len() > MAX_DISKS {
+            return Err(Error::invalid(format!("there is room for {MAX_DISKS} disks")));
         }
         let mut virtio = Vec::new();
         for (number, image) in disks.iter().enumerate() {
@@ -121,6 +127,7 @@ impl Board {
             port if SERIAL.contains(&port) => self.write_serial(port - SERIAL.start(), data),
             KEYBOARD_COMMAND if first == PULSE_RESET => Flow::End(Outcome::Ended),
             RESET_CONTROL if first & 4 != 0 => Flow::End(Outcome::Ended),
+            SLEEP_CONTROL if first & 1 << 5 != 0 => Flow::End(Outcome::Ended),
             PORT_A if first & 1 != 0 => Flow::End(Outcome::Ended),
             _ => Flow::Go,
         }
@@ -146,6 +153,8 @@ impl Board {
                 self.feed_serial();
             }
             KEYBOARD_COMMAND => *first = 0,
+            // Awake, and never woken up.
+            port if port == SLEEP_CONTROL || port == SLEEP_CONTROL + 1 => *first = 0,
             PORT_A => *first = 2,
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! Direct boot of a Linux kernel (The Linux/x86 Boot Protocol, "64-bit boot protocol"): kernel, initial RAM disk and
 //! parameters are put into the memory, and the first processor enters the kernel in 64-bit mode.
 
-use super::board::{IRQS, VIRTIO, VIRTIO_SIZE};
+use super::acpi;
 use super::memory::{self, HIGH, Memory};
 use super::vcpu::kvm_error;
 use crate::machine::Kernel;
@@ -47,11 +47,11 @@ pub(super) struct Start {
     entry: u64,
 }
 
-/// Loads the kernel and all it is told. `devices`: how many virtio devices there are.
+/// Loads the kernel and all it is told but what the machine has, which [`acpi`] tells.
 ///
 /// # Errors
 /// A file that cannot be read or is no kernel, or not enough memory.
-pub(super) fn load(kernel: &Kernel, memory: &Memory, devices: usize) -> Result<Start> {
+pub(super) fn load(kernel: &Kernel, memory: &Memory) -> Result<Start> {
     let named = |path: &std::path::Path| format!("Could not load '{}'", path.display());
     let loaded = load_kernel(kernel, memory).context(|| named(&kernel.image))?;
     let mut header = loaded.setup_header.unwrap_or_else(|| setup_header {
@@ -69,7 +69,7 @@ pub(super) fn load(kernel: &Kernel, memory: &Memory, devices: usize) -> Result<S
         load_initrd(path, memory, end.max(loaded.kernel_end), &mut header).context(|| named(path))?;
     }
     header.cmd_line_ptr = COMMAND_LINE as u32;
-    header.cmdline_size = load_command_line(&kernel.append, memory, devices)?;
+    header.cmdline_size = load_command_line(&kernel.append, memory)?;
     write_parameters(header, memory)?;
     write_tables(memory).map_err(memory::error)?;
     let offset = if loaded.setup_header.is_some() { ENTRY_64 } else { 0 };
@@ -109,14 +109,10 @@ fn load_initrd(path: &std::path::Path, memory: &Memory, end: u64, header: &mut s
     Ok(())
 }
 
-/// The command line, with the virtio devices at its end, and its length.
-fn load_command_line(append: &str, memory: &Memory, devices: usize) -> Result<u32> {
+/// The command line, and its length.
+fn load_command_line(append: &str, memory: &Memory) -> Result<u32> {
     let wrong = |e| unfit(e).context("--append");
-    let mut line = Cmdline::try_from(append, COMMAND_LINE_LEN).map_err(wrong)?;
-    for (number, irq) in (0..).zip(&IRQS[..devices]) {
-        let at = GuestAddress(VIRTIO + number * VIRTIO_SIZE);
-        line.add_virtio_mmio_device(VIRTIO_SIZE, at, (*irq).into(), None).map_err(wrong)?;
-    }
+    let line = Cmdline::try_from(append, COMMAND_LINE_LEN).map_err(wrong)?;
     load_cmdline(memory, GuestAddress(COMMAND_LINE), &line).map_err(unfit)?;
     let len = line.as_cstring().map_err(wrong)?.as_bytes().len();
     Ok(u32::try_from(len).unwrap_or(0))
@@ -124,7 +120,7 @@ fn load_command_line(append: &str, memory: &Memory, devices: usize) -> Result<u3
 
 /// The zero page.
 fn write_parameters(header: setup_header, memory: &Memory) -> Result<()> {
-    let mut params = boot_params { hdr: header, ..Default::default() };
+    let mut params = boot_params { hdr: header, acpi_rsdp_addr: acpi::ROOT, ..Default::default() };
     for range in memory::map(memory.last_addr().0 + 1) {
         let entry = boot_e820_entry { addr: range.start, size: range.len, r#type: range.kind };
         params.e820_table[usize::from(params.e820_entries)] = entry;

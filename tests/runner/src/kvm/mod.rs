@@ -3,12 +3,12 @@
 //! Every port, register and firmware service of the machine is reached through one lock on the [`Board`]. Whoever holds
 //! it alone touches the disks, so that ending a run is: take the lock, close the disks, keep it.
 
+mod acpi;
 mod bios;
 mod board;
 mod input;
 mod linux;
 mod memory;
-mod mptable;
 mod screen;
 mod vcpu;
 mod virtio;
@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::machine::{Machine, Outcome};
 use bios::Bios;
 use block::{Context, Error, Image, Result};
-use board::{Board, IRQS};
+use board::{Board, FIRST_IRQ};
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use memory::Memory;
@@ -47,8 +47,8 @@ pub(crate) fn run(machine: &Machine, disks: Vec<Image>, console: Console) -> Res
     let vcpus = match &machine.kernel {
         Some(kernel) => {
             interrupts(&vm, &board)?;
-            let start = linux::load(kernel, &memory, disks.len() + 1)?;
-            mptable::write(&memory, machine.cpus).map_err(memory::error)?;
+            let start = linux::load(kernel, &memory)?;
+            acpi::write(&memory, machine.cpus, disks.len() + 1).map_err(memory::error)?;
             linux::vcpus(&kvm, &vm, machine.cpus, &start)?
         }
         None if machine.cpus > 1 => {
@@ -105,7 +105,7 @@ fn interrupts(vm: &VmFd, board: &Mutex<Board>) -> Result<()> {
         vm.register_irqfd(line, irq.into()).map_err(|e| kvm_error("Could not connect an interrupt", e))
     };
     connect(board.serial_interrupt(), board::SERIAL_IRQ)?;
-    board.virtio_interrupts().zip(IRQS).try_for_each(|(line, irq)| connect(line, irq))
+    board.virtio_interrupts().zip(FIRST_IRQ..).try_for_each(|(line, irq)| connect(line, irq))
 }
 
 fn spawn(vcpu: Vcpu, id: usize, end: Sender<Outcome>) -> Result<()> {
