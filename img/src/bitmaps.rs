@@ -12,7 +12,7 @@ pub(crate) fn check_source(source: &Image, skip_broken: bool) -> Result<()> {
         return Err(Error::unsupported("Source lacks bitmap support"));
     }
     let bitmaps = source.node().bitmaps();
-    match bitmaps.iter().find(|bitmap| bitmap.is_inconsistent() && !skip_broken) {
+    match bitmaps.iter().rev().find(|bitmap| bitmap.is_inconsistent() && !skip_broken) {
         Some(bitmap) => Err(Error::invalid(format!("Cannot copy inconsistent bitmap '{}'", bitmap.name()))
             .with_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it")),
         None => Ok(()),
@@ -33,12 +33,12 @@ pub(crate) fn check_target(target: &Image) -> Result<()> {
     }
 }
 
-/// Copies all bitmaps, but for those that are inconsistent.
+/// Copies all bitmaps, the latest first, but for those that are inconsistent.
 ///
 /// # Errors
 /// What the target cannot keep, or the images'.
 pub(crate) fn copy(tool: &Tool<'_>, source: &Image, target: &Image) -> Result<()> {
-    for bitmap in source.node().bitmaps() {
+    for bitmap in source.node().bitmaps().into_iter().rev() {
         let name = bitmap.name();
         if bitmap.is_inconsistent() {
             tool.out.error_text(&format!("warning: Skipping inconsistent bitmap '{name}'"));

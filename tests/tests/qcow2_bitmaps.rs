@@ -156,3 +156,35 @@ fn bitmaps_a_program_without_them_left_behind_are_forgotten() {
     assert_eq!(checked.code, Some(0), "{checked}");
     img(Whose::Real, dir, "check -q a.qcow2");
 }
+
+/// What a program complained of, without the numbers of nodes.
+fn complaints(stderr: &str) -> String {
+    let pieces = stderr.split("#block").enumerate();
+    pieces
+        .map(|(i, piece)| if i == 0 { piece } else { piece.trim_start_matches(|c: char| c.is_ascii_digit()) })
+        .collect()
+}
+
+#[test]
+fn bitmaps_that_find_no_room_are_lost_aloud_and_leak_nothing() {
+    let image = r#"json:{"driver":"qcow2","file":{"driver":"raw","size":"1M","file":{"driver":"file","filename":"a.qcow2"}}}"#;
+    let lost = "Lost persistent bitmaps during inactivation of node '': Failed to write bitmap 'a' to file: No space left";
+    for (bytes, line) in
+        [("64k", format!("qemu-io -c 'w 0 576k' '{image}'")), ("576k", "qemu-img commit -d top".into())]
+    {
+        let pair = Pair::new();
+        pair.prepare("qemu-img create -q -f qcow2 a.qcow2 64M");
+        pair.prepare("qemu-img bitmap --add a.qcow2 a");
+        pair.prepare("qemu-io -f raw -c 'truncate 1M' a.qcow2");
+        pair.prepare(&format!("qemu-img create -q -f qcow2 -b '{image}' -F qcow2 top"));
+        pair.prepare(&format!("qemu-io -f qcow2 -c 'w 0 {bytes}' top"));
+        let [ours, real] = pair.run(&line);
+        assert_eq!(complaints(&ours.stderr), complaints(&real.stderr), "{line}");
+        assert!(complaints(&ours.stderr).contains(lost) && !ours.stdout.contains("committed"), "{ours}");
+        Whose::Real.run(pair.dir(Whose::Ours), "qemu-img check -q a.qcow2").ok();
+        let past = format!("qemu-io -c 'w 1M 1M' '{image}'");
+        let [ours, real] = pair.run(&past);
+        assert_eq!((ours.code, complaints(&ours.stdout)), (Some(1), complaints(&real.stdout)));
+        assert!(ours.stdout.starts_with("write failed: No space left"), "{ours}");
+    }
+}

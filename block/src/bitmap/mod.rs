@@ -240,7 +240,7 @@ pub fn bits_for(len: u64, granularity_bits: u32) -> u64 {
 /// # Errors
 /// What cannot be stored, or what is wrong in the image.
 pub trait Bitmaps {
-    /// All bitmaps, in the order of the image.
+    /// All bitmaps, in the order of the image; of those that are not stored yet, the latest comes first.
     fn list(&self) -> Vec<Arc<DirtyBitmap>>;
 
     /// Makes an empty one that records writes, and gives it; the granularity is in bytes.

@@ -5,6 +5,7 @@ use super::reopen::Opened;
 use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
 use crate::node::{DetectZeroes, NodeFlags, NodeName, State};
 use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
+use secret::options::OWN;
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -86,6 +87,8 @@ pub(super) enum ChildSource {
     Reference(String),
     /// Described as missing, with a JSON `null`.
     Nothing,
+    /// Named as a node, and described too.
+    Both,
 }
 
 /// Opens an image. `format` forces the driver.
@@ -176,6 +179,7 @@ pub(super) fn open_child(
         ChildSource::Nothing => {
             Err(Error::invalid(format!("A block device must be specified for \"{role}\"")))
         }
+        ChildSource::Both => Err(both()),
         ChildSource::Reference(name) => {
             Err(Error::new(Kind::NotFound, format!("Cannot find device='{name}' nor node-name='{name}'")))
         }
@@ -346,6 +350,7 @@ impl Opener<'_> {
             None | Some(ChildSource::Nothing) => {
                 return Err(Error::invalid("Must specify either driver or file"));
             }
+            Some(ChildSource::Both) => return Err(both()),
             Some(ChildSource::Reference(name)) => {
                 let text = format!("Cannot find device='{name}' nor node-name='{name}'");
                 return Err(Error::new(Kind::NotFound, text));
@@ -428,18 +433,24 @@ fn take_children(
     children
 }
 
+fn both() -> Error {
+    Error::invalid("Cannot reference an existing block device with additional options or a new filename")
+}
+
 fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
     match value {
         Some(Value::Null) if filename.is_none() => Some(ChildSource::Nothing),
         None | Some(Value::Null) => {
             filename.map(|name| ChildSource::Describe { filename: Some(name), options: Options::new() })
         }
+        Some(Value::Object(map)) if map.contains_key(OWN) => Some(ChildSource::Both),
         Some(Value::Object(map)) => {
             let mut options = Options::from_map(map).unwrap_or_default();
             let named = options.get("driver").is_none().then(|| options.take("filename")).flatten();
             let filename = filename.or_else(|| named.and_then(|v| v.as_str().map(str::to_owned)));
             Some(ChildSource::Describe { filename, options })
         }
+        Some(Value::String(_)) if filename.is_some() => Some(ChildSource::Both),
         Some(Value::String(name)) => Some(ChildSource::Reference(name)),
         Some(other) => Some(ChildSource::Reference(other.to_string())),
     }

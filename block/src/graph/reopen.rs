@@ -200,6 +200,15 @@ pub struct ReopenCtx<'a> {
 }
 
 impl ReopenCtx<'_> {
+    /// Says that these options are one decision: if any of them is given now, those given before hold no longer.
+    pub fn replace_together(&mut self, keys: &[&str]) {
+        if keys.iter().any(|key| self.delta.get(key).is_some()) {
+            for key in keys {
+                self.opened.options.take(key);
+            }
+        }
+    }
+
     /// The driver's options with the changes, of which only those in `changeable` may be any.
     ///
     /// # Errors

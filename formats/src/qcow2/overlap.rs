@@ -9,6 +9,7 @@ use super::open::read_numbers;
 use super::refcount::REFTABLE_OFFSET;
 use crate::mapped::HostOffset;
 use block::{Error, Result};
+use secret::options::OWN;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -83,7 +84,7 @@ impl Overlap {
             Some("cached") => Ok(Overlap::CACHED),
             Some("all") => Ok(Overlap::all()),
             _ => {
-                let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+                let name = text(name);
                 Err(Error::invalid(format!(
                     "Unsupported value '{name}' for qcow2 option 'overlap-check'. Allowed are any of the following: \
                      none, constant, cached, all"
@@ -93,8 +94,18 @@ impl Overlap {
     }
 
     fn from_kinds(kinds: &Map<String, Value>) -> Result<Self> {
-        let mut found = kinds.get("template").map_or(Ok(Overlap::CACHED), Self::template)?;
-        for (key, value) in kinds.iter().filter(|(key, _)| *key != "template") {
+        let (short, long) = (kinds.get(OWN), kinds.get("template"));
+        if let (Some(short), Some(long)) = (short, long)
+            && short != long
+        {
+            return Err(Error::invalid(format!(
+                "Conflicting values for qcow2 options 'overlap-check' ('{}') and 'overlap-check.template' ('{}')",
+                text(short),
+                text(long)
+            )));
+        }
+        let mut found = short.or(long).map_or(Ok(Overlap::CACHED), Self::template)?;
+        for (key, value) in kinds.iter().filter(|(key, _)| ![OWN, "template"].contains(&key.as_str())) {
             let Some((kind, ..)) = KINDS.iter().find(|(_, name, _)| name == key) else {
                 let text = format!("Block format 'qcow2' does not support the option 'overlap-check.{key}'");
                 return Err(Error::invalid(text));
@@ -117,6 +128,11 @@ impl Overlap {
     fn name(self) -> &'static str {
         KINDS.iter().find(|(kind, ..)| self.contains(*kind)).map_or("", |(.., name)| name)
     }
+}
+
+/// A value as the user wrote it.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Clusters that hold metadata of the kinds of which there may be many.

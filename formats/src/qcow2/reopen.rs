@@ -29,9 +29,13 @@ const CHANGEABLE: [&str; 11] = [
     "cache-clean-interval",
 ];
 
+/// The options that divide memory among the caches.
+const SIZES: [&str; 3] = ["cache-size", "l2-cache-size", "refcount-cache-size"];
+
 impl Qcow2 {
     /// The driver that takes this one's place.
     pub(super) fn reopened(&self, ctx: &mut ReopenCtx<'_>) -> Result<Self> {
+        ctx.replace_together(&SIZES);
         let options: Qcow2Options = ctx.options(&CHANGEABLE)?;
         let aes = self.lock().header.crypt == CryptMethod::Aes;
         if aes && ctx.flags.writable {

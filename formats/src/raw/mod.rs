@@ -106,6 +106,14 @@ impl Raw {
         }
     }
 
+    /// Refuses changes past the end of a part of fixed length, where something else may be.
+    fn keep_inside(&self, end: u64) -> Result<()> {
+        match self.size {
+            Some(size) if end > size => Err(Error::from_errno(nix::libc::ENOSPC)),
+            _ => Ok(()),
+        }
+    }
+
     fn shift_range(&self, range: Range<u64>) -> Result<Range<u64>> {
         Ok(self.shift(range.start)?..self.shift(range.end)?)
     }
@@ -147,16 +155,19 @@ impl Driver for Raw {
     }
 
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+        self.keep_inside(at.saturating_add(from.len() as u64))?;
         self.keep_raw(at, from)?;
         self.file.node().event(Event("write_aio"));
         self.file.node().write(self.shift(at)?, from, flags)
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
+        self.keep_inside(range.end)?;
         self.file.node().write_zeroes(self.shift_range(range)?, flags)
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.keep_inside(range.end)?;
         self.file.discard(self.shift_range(range)?)
     }
 

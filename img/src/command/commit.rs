@@ -71,10 +71,10 @@ impl Run for CommitArgs {
             empty(&image)?;
         }
         progress.finish();
+        close(tool, &image)?;
         if !self.quiet {
             tool.out.line("Image committed.");
         }
-        image.close()?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -139,6 +139,16 @@ fn commit(image: &Image, base: &Arc<Node>, depth: u32, rate: Option<u64>, progre
 fn failed(error: CopyError) -> Error {
     let (CopyError::Status(_, e) | CopyError::Read(_, e) | CopyError::Write(_, e)) = error;
     Error::new(e.kind(), format!("Block job failed: {}", e.strerror())).with_errno(e.errno())
+}
+
+/// Closes the images. What cannot be saved is said, tried once more, and said again, as scripts expect it.
+fn close(tool: &Tool<'_>, image: &Image) -> Result<()> {
+    let Err(first) = image.node().close() else { return Ok(()) };
+    tool.out.error(&first);
+    if let Err(second) = image.node().close() {
+        tool.out.error(&second);
+    }
+    Err(Error::from_errno(first.errno()).context("Error while closing the image"))
 }
 
 /// Gives up what was committed, where the format can.

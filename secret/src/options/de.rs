@@ -153,7 +153,11 @@ impl<'a> Node<'a> {
     }
 
     fn child<'b>(&self, key: &str, value: &'b Value) -> Node<'b> {
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let path = match key {
+            super::OWN => self.path.clone(),
+            key if self.path.is_empty() => key.to_owned(),
+            key => format!("{}.{key}", self.path),
+        };
         Node { value, path, dialect: self.dialect }
     }
 
@@ -269,7 +273,9 @@ fn plain(value: &Value) -> String {
 /// The full name of the first value below an unknown key, which is what the user typed.
 fn leaf(node: &Node<'_>) -> String {
     let first = match node.value {
-        Value::Object(map) => map.iter().next().map(|(key, value)| node.child(key, value)),
+        Value::Object(map) => {
+            map.iter().find(|(key, _)| *key != super::OWN).map(|(key, value)| node.child(key, value))
+        }
         Value::Array(list) => list.first().map(|value| node.item(0, value)),
         _ => None,
     };

@@ -3,7 +3,7 @@
 //! There are two dialects. *Options* (`-o`, `--image-opts`) take any key, and a word without `=` is a switch.
 //! *Objects* (`--object`) take only well-formed dotted keys, and a word without `=` is an error, unless it asks for help.
 
-use super::Options;
+use super::{OWN, Options};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -173,7 +173,8 @@ fn is_index(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A group with one index among its keys is a list: it has nothing but indices, from 0 without a gap.
+/// A group with one index among its keys is a list: it has nothing but indices, from 0 without a gap. A group has no
+/// value of its own.
 fn check_lists(path: &str, map: &Map<String, Value>) -> Result<()> {
     for (key, value) in map {
         if let Value::Object(group) = value {
@@ -182,7 +183,7 @@ fn check_lists(path: &str, map: &Map<String, Value>) -> Result<()> {
         }
     }
     let indices = map.keys().filter(|key| is_index(key)).count();
-    if indices > 0 && indices < map.len() {
+    if map.contains_key(OWN) || indices > 0 && indices < map.len() {
         return Err(inconsistent(path));
     }
     let index_of = |key: &String| key.parse::<usize>().ok();
@@ -193,7 +194,7 @@ fn check_lists(path: &str, map: &Map<String, Value>) -> Result<()> {
 }
 
 /// The error for a key that is used in two ways that exclude each other.
-pub(super) fn inconsistent(key: &str) -> Error {
+fn inconsistent(key: &str) -> Error {
     Error::invalid(format!("Parameters '{key}.*' used inconsistently"))
 }
 

@@ -17,9 +17,13 @@ use zeroize::Zeroize;
 pub use de::OptionError;
 pub use size::Size;
 
-/// A tree of options. Values that came from `key=value` text are strings; values from JSON keep their type.
+/// A tree of options. Values that came from `key=value` text are strings; values from JSON keep their type. Where a key
+/// is given a value and begins others too (`a=1,a.b=2`), the value stands in the group under [`OWN`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options(Map<String, Value>);
+
+/// The name under which a group holds a value of its own.
+pub const OWN: &str = "";
 
 impl Options {
     /// No options.
@@ -30,7 +34,7 @@ impl Options {
     /// Builds the tree from dotted pairs, later pairs overriding earlier ones.
     ///
     /// # Errors
-    /// A key that is used both for a value and as the prefix of other keys, or an empty key part.
+    /// An empty key part.
     pub fn from_pairs<K: AsRef<str>, V: Into<Value>>(
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self> {
@@ -45,7 +49,7 @@ impl Options {
     /// strings may stand in single quotes.
     ///
     /// # Errors
-    /// Text that is not JSON or not an object, and conflicting keys.
+    /// Text that is not JSON or not an object, and malformed keys.
     pub fn from_json(text: &str) -> Result<Self> {
         match json::parse(text).map_err(|e| e.context("Could not parse the JSON options"))? {
             Value::Object(map) => Self::from_map(map),
@@ -56,12 +60,17 @@ impl Options {
     /// Takes a JSON object, expanding dotted keys; an array becomes a group with the keys `0`, `1`, ….
     ///
     /// # Errors
-    /// Conflicting keys.
+    /// Malformed keys.
     pub fn from_map(map: Map<String, Value>) -> Result<Self> {
         let mut options = Self::new();
         for (key, value) in map {
             match value {
-                Value::Object(inner) => options.merge(&key, Self::from_map(inner)?)?,
+                Value::Object(mut inner) => {
+                    let has_own = inner.get(OWN).is_some_and(|own| !own.is_object());
+                    let own = has_own.then(|| inner.shift_remove(OWN)).flatten();
+                    options.merge(&key, Self::from_map(inner)?)?;
+                    own.map_or(Ok(()), |own| options.set(&key, own))?;
+                }
                 Value::Array(list) => {
                     let numbered = list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value));
                     options.merge(&key, Self::from_map(numbered.collect())?)?;
@@ -75,17 +84,17 @@ impl Options {
     /// Sets one value; `key` may be dotted.
     ///
     /// # Errors
-    /// A part of `key` that already holds a value and not a subtree, or the reverse.
+    /// An empty part of `key`.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
         let (parents, last) = key.rsplit_once('.').map_or((None, key), |(p, l)| (Some(p), l));
         let map = self.subtree_mut(key, parents)?;
         if last.is_empty() {
             return Err(Error::invalid(format!("Invalid parameter '{key}'")));
         }
-        if map.get(last).is_some_and(Value::is_object) {
-            return Err(keyval::inconsistent(key));
-        }
-        map.insert(last.to_owned(), value.into());
+        match map.get_mut(last) {
+            Some(Value::Object(group)) => group.insert(OWN.to_owned(), value.into()),
+            _ => map.insert(last.to_owned(), value.into()),
+        };
         Ok(())
     }
 
@@ -104,6 +113,10 @@ impl Options {
     pub fn merge(&mut self, key: &str, tree: Options) -> Result<()> {
         self.subtree_mut(key, Some(key))?;
         for (name, value) in tree.0 {
+            if name == OWN {
+                self.set(key, value)?;
+                continue;
+            }
             let path = format!("{key}.{name}");
             match value {
                 Value::Object(inner) => self.merge(&path, Options(inner))?,
@@ -191,18 +204,23 @@ impl Options {
 
     fn subtree_mut(&mut self, key: &str, path: Option<&str>) -> Result<&mut Map<String, Value>> {
         let mut map = &mut self.0;
-        let mut end = 0;
         for part in path.into_iter().flat_map(|p| p.split('.')) {
             if part.is_empty() {
                 return Err(Error::invalid(format!("Invalid parameter '{key}'")));
             }
-            let value = map.entry(part).or_insert_with(|| Value::Object(Map::new()));
-            end += part.len();
-            map = value.as_object_mut().ok_or_else(|| keyval::inconsistent(&key[..end]))?;
-            end += 1;
+            map = as_group(map.entry(part).or_insert_with(|| Value::Object(Map::new())));
         }
         Ok(map)
     }
+}
+
+/// The group a value is, or becomes.
+fn as_group(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        let own = std::mem::take(value);
+        *value = Value::Object(Map::from_iter([(OWN.to_owned(), own)]));
+    }
+    value.as_object_mut().expect("it was just made one")
 }
 
 /// Overwrites every value, for options that may hold a secret.
@@ -247,13 +265,19 @@ mod tests {
         let error = |text| Options::from_json(text).unwrap_err().to_string();
         assert_eq!(error("{"), "Could not parse the JSON options: JSON parse error, premature EOI");
         assert_eq!(error("[]"), "Invalid JSON object given");
-        assert_eq!(error(r#"{"a": 1, "a.b": 2}"#), "Parameters 'a.*' used inconsistently");
+        assert_eq!(error(r#"{"": 1}"#), "Invalid parameter ''");
     }
 
     #[test]
-    fn a_key_cannot_be_value_and_group_at_once() {
-        assert!(Options::from_pairs([("file", "a"), ("file.driver", "raw")]).is_err());
-        assert!(Options::from_pairs([("file.driver", "raw"), ("file", "a")]).is_err());
+    fn a_key_that_is_value_and_group_keeps_both() {
+        for pairs in [[("x.a", "1"), ("x.a.b", "2")], [("x.a.b", "2"), ("x.a", "1")]] {
+            let options = Options::from_pairs(pairs).unwrap();
+            assert_eq!(options.get("x.a"), Some(&serde_json::json!({"": "1", "b": "2"})));
+            assert_eq!(Options::from_map(options.clone().into_map()).unwrap(), options);
+            let mut merged = Options::new();
+            merged.overlay(options.clone()).unwrap();
+            assert_eq!(merged, options);
+        }
         assert!(Options::from_pairs([("file..driver", "raw")]).is_err());
     }
 

@@ -131,7 +131,10 @@ impl Bitmaps for Qcow2 {
             BitmapShape { name: name.to_owned(), granularity_bits: bits, enabled: true, inconsistent: false };
         let bitmap = DirtyBitmap::empty(shape, self.size());
         let entry = BitmapEntry::new(name, u8::try_from(bits).unwrap_or(0));
-        self.kept_mut().push(Kept { bitmap: Arc::clone(&bitmap), entry, stored: false });
+        let mut kept = self.kept_mut();
+        let place = kept.iter().position(|kept| !kept.stored).unwrap_or(kept.len());
+        kept.insert(place, Kept { bitmap: Arc::clone(&bitmap), entry, stored: false });
+        drop(kept);
         self.unsaved.store(true, Ordering::Release);
         self.recording.store(true, Ordering::Release);
         Ok(bitmap)

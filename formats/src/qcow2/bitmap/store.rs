@@ -83,8 +83,7 @@ impl Meta {
         let mut numbers = vec![0u64; usize::try_from(count).unwrap_or(usize::MAX)];
         let written = self.write_bits(kept, &mut numbers).and_then(|()| {
             let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
-            let at = self.allocate(g.clusters(bytes.len() as u64))?;
-            self.caches.write_fresh(at, &bytes, Event("bitmap_update"))?;
+            let at = self.write_new(&bytes)?;
             Ok(Table { offset: at.0, count: u32::try_from(count).unwrap_or(u32::MAX) })
         });
         if written.is_err() {
@@ -103,11 +102,19 @@ impl Meta {
             if kept.bitmap.with_bits(|bits| bits.copy_bytes(first, &mut cluster))? == Stretch::Clear {
                 continue;
             }
-            let at = self.allocate(1)?;
-            *number = at.0;
-            self.caches.write_fresh(at, &cluster, Event("bitmap_update"))?;
+            *number = self.write_new(&cluster)?.0;
         }
         Ok(())
+    }
+
+    /// Writes bytes to clusters of their own, which are given back if that fails.
+    fn write_new(&mut self, bytes: &[u8]) -> Result<HostOffset> {
+        let at = self.allocate(self.geometry.clusters(bytes.len() as u64))?;
+        let written = self.caches.write_fresh(at, bytes, Event("bitmap_update"));
+        if written.is_err() {
+            let _ = self.free_now(at, bytes.len() as u64, FreedBy::Other);
+        }
+        written.map(|()| at)
     }
 
     /// Writes a new directory, makes the header point at it, and gives the old one up.
@@ -116,8 +123,7 @@ impl Meta {
         let new = match entries.is_empty() {
             true => None,
             false => {
-                let at = self.allocate(self.geometry.clusters(bytes.len() as u64))?;
-                self.caches.write_fresh(at, &bytes, Event("bitmap_update"))?;
+                let at = self.write_new(&bytes)?;
                 Some(BitmapDirectory {
                     count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
                     size: bytes.len() as u64,
