@@ -192,7 +192,7 @@ fn whole_clusters(kind: SpanKind, piece: Range<u64>, left: u64, unit: u64, chunk
 /// What an extent is for a target offset of `at`, and for how many bytes at most; `chunk` is what is left of the chunk.
 fn classify(extent: &Extent, at: u64, options: &CopyOptions, chunk: u64) -> (SpanKind, u64) {
     let backed = options.backing.unwrap_or(0).saturating_sub(at);
-    let below = options.backing.is_some() && (extent.depth >= options.backing_depth || !extent.present);
+    let below = options.backing.is_some() && extent.depth >= options.backing_depth;
     match (extent.zero, backed) {
         (_, 1..) if below => (SpanKind::Backed, backed),
         (true, _) if options.sparse == 0 => (SpanKind::Zero, chunk),

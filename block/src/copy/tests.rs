@@ -206,10 +206,13 @@ fn progress_counts_what_is_copied_and_ends_at_the_work_foretold() {
 fn what_the_backing_file_has_is_left_out_but_zeroes_over_it_are_written() {
     /// A layer that has only its second quarter, and zeroes in the third.
     #[derive(Debug)]
-    struct Overlay;
+    struct Overlay(Arc<[Child]>);
     impl Driver for Overlay {
         fn len(&self) -> Result<u64> {
             Ok(4 << 20)
+        }
+        fn children(&self) -> Arc<[Child]> {
+            Arc::clone(&self.0)
         }
         fn map(&self, at: u64, max: u64, _want: Want) -> Result<Mapping> {
             let mut mapping = Mapping::data(max.min((1 << 20) - at % (1 << 20)));
@@ -228,12 +231,18 @@ fn what_the_backing_file_has_is_left_out_but_zeroes_over_it_are_written() {
             Ok(())
         }
     }
-    let node = Node::new(Box::new(Overlay), NodeName::default(), NodeFlags::default());
-    let sources = [Segment { image: Image::new(node, WriteCache::Back), range: 0..4 << 20 }];
-    let (to, log) = target(4 << 20);
+    let below = Child::new("backing", Arc::clone(source(vec![7; 4 << 20], vec![]).image.node()), false);
     let options = CopyOptions { backing: Some(3 << 20), target_is_zero: true, ..PLAIN };
-    copy(&sources, &to, &options, &Unobserved).unwrap();
-    assert_eq!(*log.lock().unwrap(), [Done::Write(1 << 20, 1 << 20), Done::Zero(2 << 20, 1 << 20)]);
+    let written = [Done::Write(1 << 20, 1 << 20), Done::Zero(2 << 20, 1 << 20)];
+    // What no layer of the source has reads as zeroes, and has to over the target's backing file.
+    let without = [&[Done::Zero(0, 1 << 20)], &written[..]].concat();
+    for (children, wanted) in [(vec![below], written.to_vec()), (vec![], without)] {
+        let node = Node::new(Box::new(Overlay(children.into())), NodeName::default(), NodeFlags::default());
+        let sources = [Segment { image: Image::new(node, WriteCache::Back), range: 0..4 << 20 }];
+        let (to, log) = target(4 << 20);
+        copy(&sources, &to, &options, &Unobserved).unwrap();
+        assert_eq!(*log.lock().unwrap(), wanted);
+    }
 }
 
 #[test]
