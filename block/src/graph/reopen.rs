@@ -109,6 +109,10 @@ impl Plan {
         let mut opener = Opener { env, flags: opened.inherited, perms, depth: opened.depth, guessed: false };
         opener.take_common(&mut opened.common.clone())?;
         let Opener { flags, perms, .. } = opener;
+        if flags.copy_on_read && !flags.writable {
+            let text = format!("Can't set node '{}' to r/o with copy-on-read enabled", node.name().node);
+            return Err(Error::invalid(text));
+        }
         if !node.is_read_only() {
             node.flush(Level::Disk)?;
         }
