@@ -57,6 +57,8 @@ pub struct Limits {
     pub zero_granularity: u32,
     /// Discards smaller than this many bytes have no effect.
     pub discard_granularity: u32,
+    /// Discards need not consist of whole requests: any bytes can be given up.
+    pub discards_parts: bool,
     /// The longest write of zeroes, in bytes; none when `None`.
     pub max_zero: Option<u64>,
     /// The longest discard, in bytes; none when `None`.
@@ -78,6 +80,7 @@ impl Default for Limits {
             optimal_transfer: None,
             zero_granularity: 1,
             discard_granularity: 1,
+            discards_parts: false,
             max_zero: None,
             max_discard: None,
             write_flags: WriteFlags::empty(),

@@ -305,11 +305,7 @@ impl Node {
     /// # Errors
     /// The driver's.
     pub fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
-        if from.is_empty() {
-            return Ok(());
-        }
-        self.written.store(true, Ordering::Release);
-        if self.state().flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero) {
+        if self.detects_zeroes(from) {
             let range = at..at + from.len() as u64;
             return self.write_zeroes(range, self.detected_flags(flags));
         }
@@ -318,6 +314,10 @@ impl Node {
         if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.written.store(true, Ordering::Release);
         self.write_guarded(at, from, native, &limits)?;
         self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
     }
@@ -331,6 +331,13 @@ impl Node {
             true => self.write_aligned(at, from, flags, limits),
             false => self.read_modify_write(at, from, flags, limits),
         }
+    }
+
+    /// Whether what is written is to become a write of zeroes.
+    fn detects_zeroes(&self, from: &IoVec<'_>) -> bool {
+        self.state().flags.detect_zeroes != DetectZeroes::Off
+            && !from.is_empty()
+            && from.parts().all(crate::buffer::is_zero)
     }
 
     fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {
@@ -482,13 +489,14 @@ impl Node {
         })
     }
 
-    /// Gives a range up, if discards are passed on at all; what is not a whole request unit stays.
+    /// Gives a range up, if discards are passed on at all; what is not a whole unit stays, unless the driver takes parts.
     ///
     /// # Errors
     /// The driver's; a driver that cannot discard is no error.
     pub fn discard(&self, range: Range<u64>) -> Result<()> {
         let limits = self.limits();
-        let align = u64::from(limits.request_align);
+        let unit = if limits.discards_parts { 1 } else { limits.request_align };
+        let align = u64::from(unit);
         let range = range.start.next_multiple_of(align)..range.end - range.end % align;
         if !self.state().flags.discard || range.is_empty() {
             return Ok(());
@@ -496,7 +504,7 @@ impl Node {
         self.written.store(true, Ordering::Release);
         let _guard = self.inflight.begin(range.clone(), Mode::Plain);
         // Only a driver that limits discards cares where they are taken apart.
-        let granularity = limits.max_discard.map_or(limits.request_align, |_| limits.discard_granularity);
+        let granularity = limits.max_discard.map_or(unit, |_| limits.discard_granularity);
         split_at_granularity(range, granularity)
             .flat_map(|piece| chunks(piece, limits.max_discard))
             .try_for_each(|piece| self.discard_piece(piece))

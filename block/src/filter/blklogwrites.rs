@@ -183,6 +183,7 @@ impl Filter for LogWrites {
     fn limits(&self) -> Limits {
         Limits {
             request_align: u32::try_from(self.sector).unwrap_or(u32::MAX),
+            discards_parts: false,
             // A write that is to last is followed by a flush, which the log shows.
             write_flags: WriteFlags::empty(),
             ..pass_limits(&self.file)

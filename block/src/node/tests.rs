@@ -21,7 +21,9 @@ impl Strict {
     }
 
     fn accept(&self, what: &str, range: Range<u64>) {
-        let align = u64::from(self.limits.request_align);
+        let unit =
+            if self.limits.discards_parts && what == "discard" { 1 } else { self.limits.request_align };
+        let align = u64::from(unit);
         let Range { start, end } = range;
         assert!(
             start < end && start % align == 0 && end % align == 0,
@@ -320,12 +322,16 @@ fn written_zeroes_are_detected_as_asked() {
 }
 
 #[test]
-fn only_whole_units_are_discarded_and_only_where_that_is_on() {
+fn only_whole_units_are_discarded_unless_the_driver_takes_parts_and_only_where_that_is_on() {
     let on = NodeFlags { discard: true, ..NodeFlags::default() };
     let (node, log) = Strict::node(vec![1; 4096], limits(512, 1), true, on);
     node.discard(100..1600).unwrap();
     node.discard(100..600).unwrap();
     assert_eq!(log.take(), ["discard 512..1536"]);
+    let parts = Limits { discards_parts: true, ..limits(512, 1) };
+    let (node, log) = Strict::node(vec![1; 4096], parts, true, on);
+    node.discard(100..1600).unwrap();
+    assert_eq!(log.take(), ["discard 100..1600"]);
     let (node, log) = Strict::node(vec![1; 4096], limits(512, 1), true, NodeFlags::default());
     node.discard(0..4096).unwrap();
     node.write_zeroes(0..512, ZeroFlags::MAY_UNMAP).unwrap();

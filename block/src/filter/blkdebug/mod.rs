@@ -285,6 +285,7 @@ impl Driver for Blkdebug {
             zero_granularity: asked.opt_write_zero.unwrap_or(1),
             max_zero: asked.max_write_zero,
             discard_granularity: asked.opt_discard.unwrap_or(1),
+            discards_parts: false,
             max_discard: asked.max_discard,
             ..below
         }

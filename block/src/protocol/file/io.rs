@@ -127,6 +127,7 @@ impl Driver for FileDriver {
             max_transfer: Some(0x7fff_0000),
             optimal_transfer: (self.align == Alignment::NONE).then_some(CACHED_TRANSFER),
             discard_granularity: self.sector,
+            discards_parts: !self.is_device(),
             zero_init: !self.is_device(),
             ..Limits::default()
         }
