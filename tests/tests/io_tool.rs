@@ -114,7 +114,7 @@ fn writes_report_and_change_the_image_alike() {
          write -u 0 1k | write -fb 0 1k | write -fc 0 1k | write -bf 0 1k | write -c 0 1k | write -b 0 1k | \
          write -z 1k 4k | write -zu 8k 4k | write -zn 0 4k | write -zf 0 4k | write -f 3 5 | write 1M 1k | \
          write 0 2G | write -z 0 2G | write -zn 0 2G | write -z 0 2147483136 | write 0 | write a b | \
-         write 0 1k extra | write -r 0 1k | write -p 0 1k | write 127k 4k | write 0 0 | \
+         write 0 1k extra | write -r 0 1k | write -p 0 1k | write 127k 4k | write 0 0 | write -c 0 0 | \
          write -sz pattern 0 1k | write -s pattern 1 1k | write -s empty 0 1k | write -s . 0 1k | \
          write -zr 0 1k | write -rn 0 1k | write -u -n 0 1k | write -n -b 0 1k | write -zn x 1 | \
          write -bn 0 1 | write -bzf 0 1 | write -zs x 0 1 | write -cn 0 1k | write -q 0 | write -q 0 1k | \
@@ -296,6 +296,13 @@ fn images_are_reopened_alike() {
         "-c 'reopen -o cache.no-flush=on' -c flush -c 'reopen -c writethrough' -c 'write -P 4 7 9'",
     ];
     let lines: Vec<_> = lines.iter().map(|line| format!("-f raw a.raw {line}")).collect();
+    let copying = "-C --image-opts node-name=n,driver=raw,file.filename=a.raw";
+    check(&[
+        &format!(
+            "{copying} -c 'reopen -r' -c 'write 0 1' -c 'reopen -o read-only=on' -c 'reopen -r -o foo=1'"
+        ),
+        &format!("{copying} -c 'reopen -w' -c 'reopen -c none' -c 'write 0 1'"),
+    ]);
     check(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     check(&[
         "-r -f raw a.raw -c 'reopen -w -o size=512' -c 'write 0 1k' -c 'write 0 512' -c length",
