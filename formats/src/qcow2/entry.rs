@@ -87,6 +87,7 @@ impl L2Entry {
     }
 
     /// Where the cluster is. With an external data file, offset 0 is a place if the copied flag is set.
+    #[inline]
     pub(super) fn cluster(self, geometry: Geometry) -> Cluster {
         if self.descriptor & COMPRESSED != 0 {
             return Cluster::Compressed(compressed_place(self.descriptor, geometry));
@@ -98,6 +99,7 @@ impl L2Entry {
     }
 
     /// The host cluster of a standard entry.
+    #[inline]
     pub(super) fn host(self, geometry: Geometry) -> Option<HostOffset> {
         match self.cluster(geometry) {
             Cluster::Standard(host) => Some(host),
@@ -106,16 +108,19 @@ impl L2Entry {
     }
 
     /// Whether a standard cluster may be written in place.
+    #[inline]
     pub(super) fn is_copied(self) -> bool {
         self.descriptor & COPIED != 0
     }
 
     /// Whether nothing is stored and nothing is said.
+    #[inline]
     pub(super) fn is_empty(self) -> bool {
         self == L2Entry::default()
     }
 
     /// Whether any subcluster contradicts the specification.
+    #[inline]
     pub(super) fn is_invalid(self, geometry: Geometry) -> bool {
         if !geometry.extended_l2 {
             return false;
@@ -129,6 +134,7 @@ impl L2Entry {
     }
 
     /// What subcluster `index` is (0 without extended entries).
+    #[inline]
     pub(super) fn kind(self, index: u32, geometry: Geometry) -> SubKind {
         let cluster = self.cluster(geometry);
         if let Cluster::Compressed(_) = cluster {
@@ -164,6 +170,7 @@ impl L2Entry {
     }
 
     /// Whether any subcluster is stored.
+    #[inline]
     pub(super) fn any_data(self) -> bool {
         self.bitmap & ALL != 0
     }

@@ -11,12 +11,16 @@ impl Checker<'_> {
     /// Compares every cluster, mending what `repair` allows; gives one more than the last cluster in use.
     pub(super) fn compare(&mut self, repair: Repair) -> Result<u64> {
         let mut end = 0;
+        self.agrees = true;
         let mut blocks = Blocks::default();
         let per_block = self.meta.geometry.refblock_entries();
         for table in 0..self.counts.len().div_ceil(per_block) {
             let clusters = table * per_block..self.counts.len().min((table + 1) * per_block);
             if self.meta.refblock(table).is_some() || self.counts.may_hold(&clusters) {
-                self.compare_block(clusters, repair, &mut blocks, &mut end);
+                match blocks.agreeing(self.meta, &self.counts, clusters.clone()) {
+                    Some(used) => end = used.unwrap_or(end),
+                    None => self.compare_block(clusters, repair, &mut blocks, &mut end),
+                }
             }
         }
         Ok(end)
@@ -29,6 +33,7 @@ impl Checker<'_> {
                 Err(e) => {
                     (self.report)(&format!("Can't get refcount for cluster {}: {}", cluster.0, e.strerror()));
                     self.result.check_errors += 1;
+                    self.agrees = false;
                     continue;
                 }
             };
@@ -43,6 +48,7 @@ impl Checker<'_> {
     }
 
     fn differs(&mut self, cluster: ClusterIndex, stored: u64, counted: u64, repair: Repair) {
+        self.agrees = false;
         let leak = stored > counted;
         let mendable = match leak {
             // Without a refcount there may be no refcount block; a block made now might land on something in use.

@@ -2,8 +2,9 @@
 
 use super::Checker;
 use super::blocks::Blocks;
+use super::runs::{self, Run};
 use crate::mapped::HostOffset;
-use crate::qcow2::entry::{self, COPIED};
+use crate::qcow2::entry::{self, COPIED, L2Entry};
 use crate::qcow2::meta::{L2Entries, write_l2_entry};
 use block::check::Repair;
 use block::{Event, Result};
@@ -35,28 +36,49 @@ impl Checker<'_> {
 
     fn check_copied_in(&mut self, table: HostOffset, mend: bool, blocks: &mut Blocks) -> Result<()> {
         let g = self.meta.geometry;
-        let size = if g.extended_l2 { 16 } else { 8 };
-        let mut bytes = vec![0; g.cluster_len()];
-        self.meta.caches.file().read_exact(table.0, &mut bytes)?;
-        let mut dirty = false;
-        for i in 0..bytes.len() / size {
-            let entry = L2Entries::new(&bytes[i * size..], g.extended_l2).next().unwrap_or_default();
-            let (Some(host), mut entry) = (entry.host(g), entry) else { continue };
-            let refcount = match self.meta.external {
-                true => Ok(1),
-                false => blocks.refcount(self.meta, g.index(host)),
-            };
-            let Ok(refcount) = refcount else { continue };
-            let Some(right) = corrected(entry.descriptor, refcount) else { continue };
-            let text =
-                format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={refcount}", entry.descriptor);
-            if self.flag_is_wrong(&text, mend) {
-                entry.descriptor = right;
-                write_l2_entry(&mut bytes[i * size..], entry, g.extended_l2);
+        let size = if g.extended_l2 { 2 * runs::ENTRY } else { runs::ENTRY };
+        let mut bytes = self.load_table(table)?;
+        let (mut dirty, mut done) = (false, 0);
+        while done < bytes.len() {
+            if let Some(run) = self.first_run(&bytes[done..]).filter(|run| self.is_right(*run)) {
+                done += run.count * runs::ENTRY;
+                continue;
+            }
+            let entry = L2Entries::new(&bytes[done..], g.extended_l2).next().unwrap_or_default();
+            if let Some(mended) = self.check_copied_of(entry, mend, blocks) {
+                write_l2_entry(&mut bytes[done..], mended, g.extended_l2);
                 dirty = true;
             }
+            done += size;
         }
-        if dirty { self.meta.caches.write_fresh(table, &bytes, Event("l2_update")) } else { Ok(()) }
+        if dirty {
+            self.meta.caches.write_fresh(table, &bytes, Event("l2_update"))?;
+        }
+        self.table = bytes;
+        Ok(())
+    }
+
+    /// Whether the clusters of a run have the refcounts that their copied flags claim.
+    fn is_right(&self, run: Run) -> bool {
+        let first = self.meta.geometry.index(run.host).0;
+        self.agrees && self.counts.all_once(first..first + run.count as u64)
+    }
+
+    /// Checks the flag of one entry; gives the entry to put in its place, if that is to be mended.
+    fn check_copied_of(&mut self, mut entry: L2Entry, mend: bool, blocks: &mut Blocks) -> Option<L2Entry> {
+        let g = self.meta.geometry;
+        let host = entry.host(g)?;
+        let refcount = match self.meta.external {
+            true => Ok(1),
+            false => blocks.refcount(self.meta, g.index(host)),
+        };
+        let refcount = refcount.ok()?;
+        let right = corrected(entry.descriptor, refcount)?;
+        let text = format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={refcount}", entry.descriptor);
+        self.flag_is_wrong(&text, mend).then(|| {
+            entry.descriptor = right;
+            entry
+        })
     }
 
     /// Reports a wrong flag; whether it is to be mended.

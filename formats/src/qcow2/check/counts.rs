@@ -3,6 +3,7 @@
 use crate::mapped::ClusterIndex;
 use block::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 
 const PAGE: usize = 4096;
 
@@ -10,7 +11,7 @@ const PAGE: usize = 4096;
 const MAX_PAGES: usize = 1 << 22;
 
 /// Look among the large counts.
-const LARGE: u16 = u16::MAX;
+pub(super) const LARGE: u16 = u16::MAX;
 
 /// Counts by cluster.
 #[derive(Debug, Default)]
@@ -80,6 +81,52 @@ impl Counts {
         Ok(true)
     }
 
+    /// Counts one more reference to each cluster of `range`, a page at a time, up to a page where one has many already; gives
+    /// the first cluster that was not counted.
+    pub(super) fn add_run(&mut self, range: Range<u64>, max: u64) -> u64 {
+        let limit = u16::try_from(max).unwrap_or(LARGE).min(LARGE - 1);
+        let mut at = range.start;
+        while at < range.end {
+            let (page, entry) = split(ClusterIndex(at));
+            if page >= MAX_PAGES {
+                break;
+            }
+            if page >= self.pages.len() {
+                self.pages.resize_with(page + 1, || None);
+            }
+            let slots = &mut self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))[entry..];
+            let len = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(slots.len());
+            let slots = &mut slots[..len];
+            if slots.iter().fold(0, |most, count| most.max(*count)) >= limit {
+                break;
+            }
+            slots.iter_mut().for_each(|count| *count += 1);
+            at += len as u64;
+        }
+        self.len = self.len.max(at);
+        at
+    }
+
+    /// The parts of `range` page by page, with the counts of each as far as there is a page.
+    pub(super) fn pages(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, Option<&[u16]>)> {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let (page, entry) = split(ClusterIndex(at));
+            let end = range.end.min(at + (PAGE - entry) as u64);
+            let part = at..end;
+            at = end;
+            let slots = self.pages.get(page).and_then(Option::as_ref);
+            let len = usize::try_from(part.end - part.start).unwrap_or(0);
+            (!part.is_empty()).then(|| (part, slots.map(|slots| &slots[entry..entry + len])))
+        })
+    }
+
+    /// Whether each cluster of `range` is referenced exactly once.
+    pub(super) fn all_once(&self, range: Range<u64>) -> bool {
+        let once = |slots: &[u16]| slots.iter().fold(0, |differs, count| differs | (count ^ 1)) == 0;
+        self.pages(range).all(|(_, slots)| slots.is_some_and(once))
+    }
+
     /// The first run of `count` clusters without references at or after `from`.
     pub(super) fn free_run(&self, from: u64, count: u64) -> u64 {
         let mut start = from;
@@ -94,14 +141,14 @@ impl Counts {
     }
 
     /// Whether a cluster of `range` can be referenced: false where there is no page for any of them.
-    pub(super) fn may_hold(&self, range: &std::ops::Range<u64>) -> bool {
+    pub(super) fn may_hold(&self, range: &Range<u64>) -> bool {
         let (first, last) = (split(ClusterIndex(range.start)).0, split(ClusterIndex(range.end.max(1) - 1)).0);
         let last = last.min(self.pages.len().saturating_sub(1));
         self.pages.get(first..=last).is_some_and(|pages| pages.iter().any(Option::is_some))
     }
 
     /// Whether any cluster of `range` is referenced.
-    pub(super) fn any(&self, mut range: std::ops::Range<u64>) -> bool {
+    pub(super) fn any(&self, mut range: Range<u64>) -> bool {
         self.may_hold(&range) && range.any(|cluster| self.get(ClusterIndex(cluster)) > 0)
     }
 }
@@ -123,6 +170,19 @@ mod tests {
         counts.add(ClusterIndex(2), 9).unwrap();
         assert_eq!(counts.free_run(0, 3), 3);
     }
+
+    #[test]
+    fn a_run_is_counted_as_far_as_no_count_is_near_its_limit() {
+        let mut counts = Counts::new(1);
+        assert_eq!(counts.add_run(10..10_000, 2), 10_000);
+        assert!(counts.all_once(10..10_000) && !counts.all_once(9..11) && !counts.all_once(9_999..20_000));
+        counts.add(ClusterIndex(5_000), 2).unwrap();
+        assert_eq!(counts.add_run(10..10_000, 2), 4096);
+        let parts: Vec<_> = counts.pages(4000..4100).map(|(part, slots)| (part, slots.unwrap()[0])).collect();
+        assert_eq!(parts, [(4000..4096, 2), (4096..4100, 1)]);
+        assert_eq!((counts.len(), counts.pages(1 << 30..1 << 31).next().unwrap().1), (10_000, None));
+    }
+
     #[test]
     fn counts_are_exact_up_to_the_largest_there_may_be() {
         let mut counts = Counts::new(1);

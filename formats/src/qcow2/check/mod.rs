@@ -9,6 +9,7 @@ mod compare;
 mod copied;
 mod counts;
 mod rebuild;
+mod runs;
 mod snapshots;
 mod walk;
 
@@ -16,9 +17,11 @@ use super::features::Incompatible;
 use super::image::Qcow2;
 use super::meta::Meta;
 use super::order::Tables;
+use crate::mapped::HostOffset;
 use block::check::{Check, CheckResult, Clusters, Repair};
 use block::{Error, Quiesced, Result};
 use counts::Counts;
+use runs::Run;
 
 /// A check under way.
 pub(super) struct Checker<'a> {
@@ -28,6 +31,10 @@ pub(super) struct Checker<'a> {
     repair: Repair,
     /// The refcounts cannot be mended one by one.
     rebuild: bool,
+    /// The last comparison found nothing: what was counted is what the image says.
+    agrees: bool,
+    /// The L2 table looked at, kept for the next one.
+    table: Vec<u8>,
     /// Length of the file when counting began.
     file_len: u64,
     report: &'a mut dyn FnMut(&str),
@@ -77,7 +84,17 @@ impl<'a> Checker<'a> {
         let clusters = Clusters { total: meta.guest_clusters(), ..Clusters::default() };
         let result = CheckResult { clusters, ..CheckResult::default() };
         let counts = Counts::default();
-        let mut checker = Checker { meta, counts, result, repair, rebuild: false, file_len: 0, report };
+        let mut checker = Checker {
+            meta,
+            counts,
+            result,
+            repair,
+            rebuild: false,
+            agrees: false,
+            table: Vec::new(),
+            file_len: 0,
+            report,
+        };
         let mut table = checker.check_snapshot_table()?;
         checker.check_refcounts()?;
         checker.check_copied()?;
@@ -85,6 +102,20 @@ impl<'a> Checker<'a> {
         checker.result.corruptions += table.result.corruptions;
         checker.result.corruptions_fixed += table.result.corruptions_fixed;
         Ok(checker.result)
+    }
+
+    /// Reads an L2 table into the memory of the one before.
+    fn load_table(&mut self, at: HostOffset) -> Result<Vec<u8>> {
+        let mut bytes = std::mem::take(&mut self.table);
+        bytes.resize(self.meta.geometry.cluster_len(), 0);
+        self.meta.caches.file().read_exact(at.0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The run that the table in memory `table` begins with, from a table without subclusters whose clusters are counted.
+    fn first_run(&self, table: &[u8]) -> Option<Run> {
+        let g = self.meta.geometry;
+        if g.extended_l2 || self.meta.external { None } else { runs::first(table, g, self.file_len) }
     }
 
     /// One finding that stays.

@@ -1,6 +1,7 @@
 //! Counting references: everything in the file that points at a cluster.
 
 use super::Checker;
+use super::runs::{self, Run};
 use crate::mapped::{ClusterIndex, HostOffset};
 use crate::qcow2::entry::{self, Cluster, L2Entry};
 use crate::qcow2::geometry::Geometry;
@@ -124,23 +125,51 @@ impl Checker<'_> {
 
     fn walk_l2(&mut self, at: HostOffset, table: Table, repair: Repair) -> Result<()> {
         let g = self.meta.geometry;
-        let mut next = 0;
-        let mut bytes = vec![0; g.cluster_len()];
-        if let Err(e) = self.meta.caches.file().read_exact(at.0, &mut bytes) {
+        let (mut next, mut done) = (0, 0);
+        let bytes = self.load_table(at).inspect_err(|_| {
             (self.report)("ERROR: I/O error in check_refcounts_l2");
             self.result.check_errors += 1;
-            return Err(e);
-        }
-        let size = g.l2_entry_size();
-        let entries =
-            L2Entries::new(&bytes, g.extended_l2).zip((0..).step_by(if g.extended_l2 { 16 } else { 8 }));
-        for (entry, place) in entries.filter(|(entry, _)| !entry.is_empty()) {
-            if let Some(mended) = self.walk_entry(entry, table, &mut next, repair)? {
-                let mut stored = vec![0; usize::try_from(size).unwrap_or(0)];
-                write_l2_entry(&mut stored, mended, g.extended_l2);
-                self.meta.caches.write_fresh(at.plus(place), &stored, Event("l2_update"))?;
+        })?;
+        let size = if g.extended_l2 { 2 * runs::ENTRY } else { runs::ENTRY };
+        while done < bytes.len() {
+            let rest = &bytes[done..];
+            if let Some(run) = self.first_run(rest) {
+                self.walk_run(run, table, &mut next)?;
+                done += run.count * runs::ENTRY;
+                continue;
+            }
+            let entry = L2Entries::new(rest, g.extended_l2).next().unwrap_or_default();
+            if !entry.is_empty()
+                && let Some(mended) = self.walk_entry(entry, table, &mut next, repair)?
+            {
+                let mut stored = [0; 2 * runs::ENTRY];
+                write_l2_entry(&mut stored[..size], mended, g.extended_l2);
+                self.meta.caches.write_fresh(at.plus(done as u64), &stored[..size], Event("l2_update"))?;
                 self.result.corruptions -= 1;
                 self.result.corruptions_fixed += 1;
+            }
+            done += size;
+        }
+        self.table = bytes;
+        Ok(())
+    }
+
+    /// Counts what a run of entries points at.
+    fn walk_run(&mut self, run: Run, table: Table, next: &mut u64) -> Result<()> {
+        let g = self.meta.geometry;
+        let first = g.index(run.host).0;
+        let end = first + run.count as u64;
+        if table == Table::Active {
+            self.result.clusters.allocated += run.count as u64;
+            self.result.clusters.fragmented += u64::from(*next != 0 && run.host.0 != *next);
+            *next = g.host(ClusterIndex(end)).0;
+        }
+        let mut at = first;
+        while at < end {
+            at = self.counts.add_run(at..end, g.max_refcount());
+            if at < end {
+                self.refer_cluster(ClusterIndex(at))?;
+                at += 1;
             }
         }
         Ok(())
