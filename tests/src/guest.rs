@@ -32,6 +32,11 @@ impl Guest {
         FOUND.get_or_init(Guest::make).as_ref().map_err(Clone::clone)
     }
 
+    /// Its kernel.
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
     fn make() -> Result<Guest, String> {
         if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
             return Err("qemu-system-x86_64 is not installed (scripts/peers)".into());

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod certs;
 pub mod differential;
 pub mod disk;

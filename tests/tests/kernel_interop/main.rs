@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod luks;
+mod machine;
 mod nbd;
 mod system;
 
