@@ -1,4 +1,5 @@
-//! Kernel devices: the kernel is a client like others, over a connection that never leaves the process.
+//! Kernel devices: the kernel is a client like others, over a connection that never leaves the process. The process serves
+//! the device: when that is detached it ends, whoever else is connected.
 
 use block::channel::{Socket, Transport};
 use block::nbd::client::{Wanted, negotiate};
@@ -19,11 +20,12 @@ use std::time::Duration;
 /// How long our own server may take for one answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A device that is being attached, or is.
+/// A device that is being attached, or is. Its thread lasts as long as the connection.
 pub(crate) struct Attached {
     device: Device,
     path: PathBuf,
-    thread: JoinHandle<Result<()>>,
+    /// Gives who the kernel says has attached it.
+    thread: JoinHandle<Result<Option<String>>>,
 }
 
 impl Attached {
@@ -39,11 +41,16 @@ impl Attached {
     ) -> Result<Self> {
         let device = Device::at(path)?;
         let thread = std::thread::spawn(move || {
-            let done = attach(device, &Arc::new(socket), export).and_then(|()| then());
-            if done.is_err() {
-                // The server has no reason to stay. That a process can signal itself is certain.
-                let _ = kill(Pid::this(), Signal::SIGTERM);
-            }
+            let socket = Arc::new(socket);
+            let done = attach(device, &socket, export).and_then(|()| {
+                let owner = device.owner();
+                then()?;
+                // The kernel ends it when the device is detached, the server when it stops.
+                socket.wait_ended()?;
+                Ok(owner)
+            });
+            // The server has no reason to stay. That a process can signal itself is certain.
+            let _ = kill(Pid::this(), Signal::SIGTERM);
             done
         });
         Ok(Attached { device, path: path.to_owned(), thread })
@@ -54,12 +61,13 @@ impl Attached {
     /// # Errors
     /// It was never attached.
     pub(crate) fn finish(self) -> Result<()> {
-        let attached = self.thread.join().unwrap_or(Ok(()));
-        if attached.is_ok() {
-            // It usually is what ended the server.
+        let attached = self.thread.join().unwrap_or(Ok(None));
+        let owner = attached.context(|| format!("Failed to attach {}", self.path.display()))?;
+        // Detaching it usually is what ended the server, and another one may have attached it since.
+        if self.device.owner() == owner {
             let _ = Kernel::open().and_then(|mut kernel| kernel.detach(self.device));
         }
-        attached.context(|| format!("Failed to attach {}", self.path.display()))
+        Ok(())
     }
 }
 

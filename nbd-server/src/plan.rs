@@ -7,6 +7,7 @@ use block::nbd::wire::MAX_STRING;
 use block::snapshot::SnapshotName;
 use block::tool::Out;
 use block::{Context, DetectZeroes, Error, Options, Result};
+use nix::unistd::{AccessFlags, access};
 use secret::options::keyval::{self, Bare};
 use secret::options::size;
 use serde::Deserialize;
@@ -229,7 +230,8 @@ fn check_channel(cli: &Cli) -> Result<()> {
 fn disconnect(cli: &Cli, out: &Out) -> Result<Job> {
     match &cli.files[..] {
         [device] => {
-            std::fs::File::open(device).context(|| format!("Cannot open {device}"))?;
+            // Opening it would read from it, and wait for ever when its server hangs: a reason to detach it.
+            access(device.as_str(), AccessFlags::R_OK).context(|| format!("Cannot open {device}"))?;
             Ok(Job::Detach(device.into()))
         }
         _ => Err(wrong_count(out)),

@@ -87,7 +87,23 @@ fn attach(
     let (ours, kernels) = Socket::pair()?;
     server.admit(ours);
     let export = job.exports.first().map(|export| export.name.clone()).unwrap_or_default();
-    Attached::start(path, kernels, export, ready)
+    let text = connected(path, job);
+    Attached::start(path, kernels, export, move || {
+        ready()?;
+        // Nobody may be listening.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        Ok(())
+    })
+}
+
+/// What is said of an attached device, to those who want to hear.
+fn connected(path: &Path, job: &ServeJob) -> String {
+    match job.exports.first() {
+        Some(export) if job.verbose && !job.fork => {
+            format!("NBD device {} is now connected to {}\n", path.display(), export.source.text())
+        }
+        _ => String::new(),
+    }
 }
 
 fn close(image: Image) -> Result<()> {

@@ -107,10 +107,11 @@ trimmed() {
     rm /data/images/now.qcow2
 }
 
-# device NAME: our -c and -d, twice, the second time read-only; a device in use is refused.
+# device NAME: our -c and -d, twice, the second time read-only; a device in use is refused. Detaching ends the server, one
+# that would stay for other clients too.
 device() {
     fresh
-    attach /dev/nbd1 $IMAGE
+    attach /dev/nbd1 -t $IMAGE
     [ "$(blockdev --getsize64 /dev/nbd1)" = 67108864 ]
     load /dev/nbd1
     truncate -s 1M /tmp/other
@@ -122,6 +123,27 @@ device() {
     same /dev/nbd1
     release /dev/nbd1
     kept "$1"
+}
+
+# successor: a server that learns late that its device was detached leaves the next server's alone.
+successor() {
+    local late
+    truncate -s 8M /tmp/first /tmp/second
+    attach /dev/nbd6 -f raw /tmp/first
+    late=$(cat /run/device.pid)
+    kill -STOP "$late"
+    nbd-server -d /dev/nbd6
+    gone /dev/nbd6
+    attach /dev/nbd6 -f raw /tmp/second
+    kill -CONT "$late"
+    while kill -0 "$late" 2>/dev/null; do usleep 20000; done
+    mke2fs /dev/nbd6
+    /bin/e2fsck -fn /dev/nbd6
+    release /dev/nbd6
+    # One that is told to end detaches its own.
+    attach /dev/nbd6 -t -k /run/nbd.sock -f raw /tmp/second
+    ended device TERM
+    fails test -e /sys/block/nbd6/pid
 }
 
 # killed NAME: the device's server dies under load; the file system recovers on the next attachment.

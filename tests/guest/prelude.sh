@@ -6,12 +6,20 @@ mke2fs() { /bin/mke2fs -q -F -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 "
 
 failures=0
 
+# Seconds one case may take, on the slowest machine.
+readonly LIMIT=200
+
 # Runs a function that ends at the first command that fails, and tells how it went; what it said only when it failed.
 check() {
-    local name=$1 status
+    local name=$1 status case dog
     shift
-    (set -ex; "$@") >/tmp/log 2>&1
+    (set -ex; "$@") >/tmp/log 2>&1 &
+    case=$!
+    (sleep "$LIMIT"; echo "no end after $LIMIT seconds" >>/tmp/log; kill "$case") &
+    dog=$!
+    wait "$case"
     status=$?
+    kill "$dog" 2>/dev/null
     if [ "$status" = 0 ]; then
         echo "@@ pass $name"
         return

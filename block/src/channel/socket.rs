@@ -72,6 +72,22 @@ impl Socket {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         Ok(poll(&mut fds, limit)? > 0)
     }
+
+    /// Waits until both directions have ended, for whoever holds a connection that somebody else uses.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn wait_ended(&self) -> io::Result<()> {
+        // The end is told whether asked for or not.
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
 }
 
 impl AsFd for Socket {
@@ -122,6 +138,17 @@ mod tests {
         read_exact(&b, &mut to, || Ok(())).unwrap();
         drop(to);
         assert_eq!((&head, &tail), (b"ab", b"cdefg"));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_seen_without_reading_from_it() {
+        let (a, b) = Socket::pair().unwrap();
+        let held = Socket::new(a.as_fd().try_clone_to_owned().unwrap());
+        let waiting = std::thread::spawn(move || held.wait_ended());
+        write_all(&b, &IoVec::from(&b"unread"[..]), || Ok(())).unwrap();
+        assert!(!waiting.is_finished());
+        a.shutdown(Shutdown::Both);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

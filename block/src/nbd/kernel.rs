@@ -53,6 +53,11 @@ impl Device {
                 .with_hint("They are called /dev/nbd0, /dev/nbd1, …")
         })
     }
+
+    /// Who attached it, as the kernel tells it in its table of devices; `None` while nothing is attached.
+    pub fn owner(self) -> Option<String> {
+        std::fs::read_to_string(format!("/sys/block/nbd{}/pid", self.0)).ok()
+    }
 }
 
 /// The way to the kernel.

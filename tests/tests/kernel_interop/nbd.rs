@@ -30,6 +30,7 @@ const CASES: &[Case] = &[
     Case("tls", Short, "client tls \"-b 127.0.0.1 $TLS\" \"$CERTIFICATES 127.0.0.1\"", Image),
     Case("refused", Short, "refused", Nothing),
     Case("device", Short, "device device", Image),
+    Case("successor", Short, "successor", Nothing),
     Case("trimmed", Long, "trimmed", Nothing),
     Case("killed", Long, "killed killed", Image),
     Case("restarted", Short, "restarted restarted reconnect-delay=60,reconnect-unsafe=on", Image),
