@@ -45,11 +45,30 @@ impl Scene {
 
     /// Runs `kvm-runner`.
     fn boot(&self, line: &str) -> Ran {
+        Ran::of(self.runner(line).stdin(Stdio::null()))
+    }
+
+    /// Runs `kvm-runner` and types `keys`.
+    fn boot_and_type(&self, line: &str, keys: &str) -> Ran {
+        fs::write(self.dir.path().join("keys"), keys).unwrap();
+        Ran::of(self.runner(line).stdin(fs::File::open(self.dir.path().join("keys")).unwrap()))
+    }
+
+    fn runner(&self, line: &str) -> Command {
         let path = bin_dir().join("kvm-runner");
         assert!(path.exists(), "{} is missing: build it first", path.display());
         let mut command = Command::new(path);
         command.args(["--accel", "kvm", "--timeout", "120"]).args(words(&line.replace("SECRET", SECRET)));
-        Ran::of(command.current_dir(self.dir.path()).stdin(Stdio::null()))
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    /// Changes bytes of the guest's program.
+    fn patch(&mut self, from: &[u8], to: &[u8]) {
+        let at =
+            self.disk.windows(from.len()).position(|window| window == from).expect("the program has them");
+        self.disk[at..at + to.len()].copy_from_slice(to);
+        fs::write(self.dir.path().join("disk.raw"), &self.disk).unwrap();
     }
 
     /// The checksum of some sectors, as the guests compute it.
@@ -291,6 +310,65 @@ fn a_boot_sector_that_asks_for_the_impossible_is_answered_and_one_without_a_stac
     assert_eq!((ran.code, &ran.stdout[..]), (Some(2), "BBBBEJJBEEEJBB"), "{ran}");
     assert!(ran.stderr.ends_with("the guest crashed: its stack is not inside the memory\n"), "{ran}");
     assert!(fs::read(scene.dir.path().join("disk.raw")).unwrap() == scene.disk, "nothing was written");
+}
+
+#[test]
+fn a_driver_whose_rings_lead_nowhere_is_ended() {
+    if !runs() {
+        return;
+    }
+    // The first descriptor of its requests: header, 16 bytes, one follows, which is the second. And the second's buffer.
+    let header = [0, 0x30, 1, 0, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, 1, 0];
+    let itself = [0, 0x30, 1, 0, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0];
+    let data = [0, 0, 2, 0, 0, 0, 0, 0, 0, 100, 0, 0];
+    let nowhere = [0, 0, 0, 0xff, 0, 0, 0, 0, 0, 100, 0, 0];
+    let endless = [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0xff];
+    for (from, to, why) in [
+        (&header[..], &itself[..], "the buffers of a request loop or are too long"),
+        (&data, &nowhere, "a buffer is not inside the memory"),
+        (&data, &endless, "a buffer is not inside the memory"),
+    ] {
+        let mut scene = Scene::new("virtio");
+        scene.patch(from, to);
+        let ran = scene.boot("-f raw disk.raw");
+        let says = format!("kvm-runner: the guest crashed: virtio-blk 0: {why}\n");
+        assert_eq!((ran.code, ran.stderr), (Some(2), says));
+        assert!(fs::read(scene.dir.path().join("disk.raw")).unwrap() == scene.disk, "nothing was written");
+    }
+}
+
+#[test]
+fn what_is_typed_comes_in_by_the_firmware_and_by_the_serial_port() {
+    if !runs() {
+        return;
+    }
+    let scene = Scene::new("keys");
+    let ran = scene.boot_and_type("-f raw disk.raw", "typed in q not this");
+    assert_eq!((ran.code, &ran.stdout[..]), (Some(0), "typed in "), "{ran}");
+    // A guest that waits for a key that cannot come does not wait for ever.
+    let ran = scene.boot_and_type("-f raw disk.raw", "typed");
+    assert_eq!((ran.code, &ran.stdout[..]), (Some(0), "typed"), "{ran}");
+    assemble(scene.dir.path(), "serial", Shape::Kernel);
+    let many = "0123456789".repeat(50);
+    let ran = scene.boot_and_type("--kernel guest", &format!("{many}q"));
+    assert_eq!((ran.code, &ran.stdout), (Some(0), &many), "{ran}");
+}
+
+#[test]
+fn a_second_disk_is_the_second_for_the_guest_too() {
+    if !runs() {
+        return;
+    }
+    let scene = Scene::new("second");
+    let mut other = b"the other disk\0".to_vec();
+    other.resize(1 << 20, 0);
+    fs::write(scene.dir.path().join("other.raw"), other).unwrap();
+    scene.run(Real, "qemu-img convert -f raw -O qcow2 other.raw other.qcow2");
+    // Options come before names, whatever their order.
+    let options =
+        "--image-opts driver=qcow2,file.filename=other.qcow2 --source driver=raw,file.filename=disk.raw";
+    let ran = scene.boot(options);
+    assert_eq!((ran.code, &ran.stdout[..]), (Some(0), "the other disk"), "{ran}");
 }
 
 #[test]
