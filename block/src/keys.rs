@@ -36,7 +36,7 @@ pub enum KeyChange<'a> {
         /// What it is to cost.
         cost: &'a KeyCost,
     },
-    /// Another passphrase for a slot.
+    /// Another passphrase for the slot that one opens; where it opens more, those are freed.
     Change {
         /// The one that is to be good for nothing.
         old: &'a Secret,

@@ -234,9 +234,12 @@ pub(crate) struct Input {
     /// The format of the source image; probed unless given
     #[arg(short = 'f', long = "format", aliases = ["source-format", "a-format"], value_name = "FMT")]
     pub(crate) format: Option<String>,
-    /// The longest key derivation a LUKS key slot may ask for, in seconds
+    /// The longest that unlocking a LUKS image may take, all key slots together, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
     max_kdf_time: u32,
+    /// The most memory that unlocking a LUKS image may take, in KiB; what the machine has, at most 4 GiB, unless given
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
+    max_kdf_memory: Option<u64>,
 }
 
 impl Input {
@@ -275,7 +278,11 @@ impl Input {
 
     /// Open flags with what these options say; everything else is off.
     pub(crate) fn flags(&self) -> OpenFlags {
-        OpenFlags { max_kdf_seconds: self.max_kdf_time, ..OpenFlags::default() }
+        OpenFlags {
+            max_kdf_seconds: self.max_kdf_time,
+            max_kdf_memory: self.max_kdf_memory.unwrap_or(0),
+            ..OpenFlags::default()
+        }
     }
 }
 

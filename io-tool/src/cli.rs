@@ -79,9 +79,12 @@ pub(crate) struct Cli {
     /// Open the image even when another process holds it
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// The longest key derivation a LUKS key slot may ask for, in seconds
+    /// The longest that unlocking a LUKS image may take, all key slots together, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
     max_kdf_time: u32,
+    /// The most memory that unlocking a LUKS image may take, in KiB; what the machine has, at most 4 GiB, unless given
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
+    max_kdf_memory: Option<u64>,
     /// The image
     #[arg(value_name = "FILE")]
     file: Option<String>,
@@ -142,6 +145,7 @@ impl Cli {
     fn image(&self) -> Result<Option<OpenArgs>> {
         let mut open = OpenArgs::default();
         open.max_kdf_seconds = self.max_kdf_time;
+        open.max_kdf_memory = self.max_kdf_memory.unwrap_or(0);
         open.set_cache(if self.nocache { "none" } else { &self.cache })?;
         open.set_discard(&self.discard)?;
         open.set_aio(if self.native_aio { Some("native") } else { self.aio.as_deref() })?;

@@ -42,8 +42,10 @@ pub(crate) struct OpenArgs {
     pub(crate) copy_on_read: bool,
     /// Others may do anything to the file meanwhile.
     pub(crate) force_share: bool,
-    /// The longest key derivation a key slot may ask for.
+    /// The longest that unlocking may take.
     pub(crate) max_kdf_seconds: u32,
+    /// The most memory that unlocking may take, in KiB.
+    pub(crate) max_kdf_memory: u64,
     cache: CacheMode,
     discard: bool,
     native_aio: bool,
@@ -60,6 +62,7 @@ impl Default for OpenArgs {
             copy_on_read: false,
             force_share: false,
             max_kdf_seconds: 0,
+            max_kdf_memory: 0,
             cache: CacheMode { write: block::WriteCache::Through, ..CacheMode::default() },
             discard: true,
             native_aio: false,
@@ -111,6 +114,7 @@ impl OpenArgs {
             force_share: self.force_share,
             copy_on_read: self.copy_on_read,
             max_kdf_seconds: self.max_kdf_seconds,
+            max_kdf_memory: self.max_kdf_memory,
             ..OpenFlags::default()
         }
     }

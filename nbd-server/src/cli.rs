@@ -129,9 +129,12 @@ pub(crate) struct Cli {
     /// The image as an option string, in the place of FILE
     #[arg(long, value_name = "OPTS", help_heading = "Image")]
     pub(crate) source: Option<String>,
-    /// The longest key derivation a LUKS key slot may ask for, in seconds
+    /// The longest that unlocking a LUKS image may take, all key slots together, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Image")]
     pub(crate) max_kdf_time: u32,
+    /// The most memory that unlocking a LUKS image may take, in KiB; what the machine has, at most 4 GiB, unless given
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Image")]
+    pub(crate) max_kdf_memory: Option<u64>,
 }
 
 /// Parses the command line. Help and errors are printed here; the error is then the exit status.

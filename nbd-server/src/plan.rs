@@ -169,6 +169,7 @@ fn image_flags(cli: &Cli) -> Result<OpenFlags> {
         // Clients were told how long it is.
         withheld: Perm::RESIZE,
         max_kdf_seconds: cli.max_kdf_time,
+        max_kdf_memory: cli.max_kdf_memory.unwrap_or(0),
         ..OpenFlags::default()
     })
 }

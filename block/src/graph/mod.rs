@@ -112,8 +112,10 @@ pub struct OpenFlags {
     pub no_backing: bool,
     /// Open what is marked broken, in order to repair it.
     pub repair: bool,
-    /// The longest key derivation a key slot may ask for, in seconds (0: the default of 60).
+    /// The longest that unlocking may take, all key slots together, in seconds (0: the default of 60).
     pub max_kdf_seconds: u32,
+    /// The most memory that unlocking may take, in KiB (0: what the machine has, at most 4 GiB).
+    pub max_kdf_memory: u64,
 }
 
 impl OpenFlags {

@@ -9,13 +9,14 @@ use super::head;
 use super::header::{self, Header, Placement};
 use super::info;
 use super::keys::KeyStore;
-use super::keyslot::{Found, KeySlot, Search};
+use super::keyslot::KeySlot;
+use super::search::{Found, Search};
 use super::secret as passphrase;
 use super::v1::Luks1Keys;
 use super::v2::{self, Luks2Keys};
 use crate::crypto::{self, CipherSpec, SectorCipher, SectorSize};
 use block::keys::Finding;
-use block::{Error, Kind, Result};
+use block::{Error, Result};
 use secret::Secret;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -64,6 +65,37 @@ impl Container {
         }
     }
 
+    /// Reads a header that need not have its payload behind it, and where that is in relation to it.
+    ///
+    /// # Errors
+    /// As for [`Container::read`].
+    pub(super) fn read_any(area: &Area) -> Result<(Self, Placement)> {
+        let detached = || Container::read(area, Placement::Detached).ok().filter(Container::is_detached);
+        match Container::read(area, Placement::Attached) {
+            Ok(container) if container.is_detached() => Ok((container, Placement::Detached)),
+            Ok(container) => Ok((container, Placement::Attached)),
+            Err(e) => detached().map(|container| (container, Placement::Detached)).ok_or(e),
+        }
+    }
+
+    /// Reads what takes the place of a header whose payload is there as `placement` says, or of none: then nobody knows.
+    ///
+    /// # Errors
+    /// As for [`Container::read`].
+    pub(super) fn reread(area: &Area, placement: Placement) -> Result<Self> {
+        Container::read(area, placement)
+            .or_else(|_| Container::read_any(area).map(|(container, _)| container))
+    }
+
+    /// Whether the header says that the payload begins where the file does: then that is another file.
+    pub(super) fn is_detached(&self) -> bool {
+        match self {
+            Container::Luks1(header) => header.payload.bytes() == 0,
+            Container::Luks2(header) => header.place().start == 0 && !header.in_reencryption(),
+            Container::Broken(_) => false,
+        }
+    }
+
     /// Where the payload is.
     pub(super) fn place(&self) -> Place {
         match self {
@@ -107,6 +139,7 @@ impl Container {
         bounds: Bounds,
     ) -> Result<Arc<dyn SectorCipher>> {
         let cipher = self.cipher()?;
+        self.check_slots()?;
         let key = unlock(area, self.key_slots(), secret, bounds)?.key;
         crypto::new(&cipher, key.as_bytes(), self.place().sector).map(Arc::from)
     }
@@ -129,8 +162,16 @@ impl Container {
         }
         if slots.is_empty() {
             self.cipher()?;
+            self.check_slots()?;
         }
         unlock(area, slots, secret, bounds).map(|found| found.slot)
+    }
+
+    fn check_slots(&self) -> Result<()> {
+        match self {
+            Container::Luks2(header) => header.check_slots(),
+            _ => Ok(()),
+        }
     }
 
     /// The slots that can be tried, those that are to be ignored unless named included.
@@ -245,7 +286,7 @@ impl Container {
     pub(super) fn parse_backup(backup: &[u8], placement: Placement) -> Result<Self> {
         let area = Area::new(block::protocol::memory::Memory::child(backup.to_vec()), 0);
         let container =
-            Container::read(&area, placement).map_err(|e| e.context("The backup is no header"))?;
+            Container::reread(&area, placement).map_err(|e| e.context("The backup is no header"))?;
         if container.header_bytes()? > backup.len() as u64 {
             return Err(Error::corrupt("The backup ends in the middle of the key slots"));
         }
@@ -254,57 +295,11 @@ impl Container {
             false => Err(Error::corrupt("The backup is damaged: its two copies of the header differ")),
         }
     }
-
-    /// Whether `restored` may take the place of this header without being forced to.
-    ///
-    /// # Errors
-    /// It belongs to another container, or would move the payload.
-    pub(super) fn check_restore(&self, restored: &Container) -> Result<()> {
-        let refuse = |text: &str| {
-            Err(Error::new(Kind::Invalid, text)
-                .with_hint("--force restores it all the same; make a backup of what is there first."))
-        };
-        match self {
-            Container::Broken(_) => Ok(()),
-            _ if self.uuid() != restored.uuid() => {
-                refuse("The backup is of another container (its UUID differs)")
-            }
-            _ if self.place() != restored.place() => refuse("The backup has the payload in another place"),
-            _ if self.kind() != restored.kind() => refuse("The backup is of another version of LUKS"),
-            _ => Ok(()),
-        }
-    }
-
-    fn uuid(&self) -> String {
-        match self {
-            Container::Luks1(header) => header.uuid.clone(),
-            Container::Luks2(header) => header.uuid(),
-            Container::Broken(_) => String::new(),
-        }
-    }
-
-    /// Writes a backup of this header to `area`: key slots first, so that a header never has slots that are not there.
-    /// When the power goes in the middle, the backup is still there to be restored again.
-    ///
-    /// # Errors
-    /// Those of the layer below.
-    pub(super) fn write_backup(&self, area: &Area, backup: &[u8]) -> Result<()> {
-        let len = usize::try_from(self.header_bytes()?).unwrap_or(backup.len()).min(backup.len());
-        let head = match self {
-            Container::Luks2(header) => header.copies_bytes(),
-            _ => 4096,
-        };
-        let head = head.min(len);
-        area.write(head as u64, &backup[head..len])?;
-        area.flush()?;
-        area.write(0, &backup[..head])?;
-        area.flush()
-    }
 }
 
 fn unlock(area: &Area, slots: Vec<KeySlot>, secret: &Secret, bounds: Bounds) -> Result<Found> {
     let read = |at, material: &mut [u8]| area.read(at, material);
-    passphrase::unlock(&Search::new(slots, &read, bounds)?, secret)
+    passphrase::unlock(&Search::new(slots, read, bounds)?, secret)
 }
 
 /// Checks that the file has a place for the payload, which may be empty.

@@ -6,11 +6,13 @@
 
 use crate::crypto::HashAlg;
 use crate::crypto::kdf::{self, Rate};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use block::graph::OpenFlags;
 use secret::{Error, Result, SecretBytes};
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use zeroize::Zeroize;
 
 /// A variant of Argon2 that headers name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,22 +60,28 @@ pub(super) enum Derivation {
     Argon2 { variant: Variant, cost: ArgonCost, salt: Vec<u8> },
 }
 
-/// What one key slot may cost.
+/// What unlocking may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// How long its derivation may take.
+    /// How long it may take, all key slots together.
     pub(super) time: Duration,
-    /// KiB of memory it may take.
+    /// KiB of memory it may take: that of one key slot, as those that take memory are tried one at a time.
     pub(super) memory: u64,
 }
+
+/// How many seconds unlocking takes at most by default.
+const MAX_SECONDS: u32 = 60;
 
 /// The most memory a derivation takes by default, in KiB: what cryptsetup allows itself is 1 GiB, its format 4 GiB.
 const MAX_MEMORY: u64 = 4 << 20;
 
 impl Bounds {
-    /// At most `time` each, and no more memory than the machine has to spare.
-    pub(super) fn new(time: Duration) -> Self {
-        Bounds { time, memory: machine_memory().map_or(MAX_MEMORY, |kib| kib.min(MAX_MEMORY)) }
+    /// What the user allows; what he does not mention is a minute, and no more memory than the machine has.
+    pub(crate) fn of(flags: &OpenFlags) -> Self {
+        let seconds = if flags.max_kdf_seconds == 0 { MAX_SECONDS } else { flags.max_kdf_seconds };
+        let spare = || machine_memory().map_or(MAX_MEMORY, |kib| kib.min(MAX_MEMORY));
+        let memory = if flags.max_kdf_memory == 0 { spare() } else { flags.max_kdf_memory };
+        Bounds { time: Duration::from_secs(seconds.into()), memory }
     }
 }
 
@@ -95,6 +103,8 @@ fn installed_memory() -> Option<u64> {
 pub(super) enum Excess {
     /// It would take this long.
     Time(Duration),
+    /// It would take this long, on top of those that are tried.
+    More(Duration),
     /// It would take this many KiB.
     Memory(u64),
 }
@@ -124,9 +134,7 @@ impl Derivation {
                 Ok(kdf::pbkdf2_unless(stop, *hash, passphrase, salt, *iterations, out))
             }
             Derivation::Argon2 { variant, cost, salt } => {
-                argon2(*variant, *cost, out.len())?
-                    .hash_password_into(passphrase, salt, out)
-                    .map_err(|e| argon2_error(*cost, e))?;
+                argon2(*variant, *cost, passphrase, salt, out).map_err(|e| argon2_error(*cost, e))?;
                 Ok(true)
             }
         }
@@ -151,31 +159,24 @@ impl Derivation {
         }
     }
 
-    /// What it costs beyond `bounds`, if anything.
-    ///
-    /// # Errors
-    /// The processor-time clock cannot be read.
-    pub(super) fn excess(&self, bytes: usize, bounds: Bounds, rates: &mut Rates) -> Result<Option<Excess>> {
-        if let Derivation::Argon2 { cost, .. } = self
-            && u64::from(cost.memory) > bounds.memory
-        {
-            return Ok(Some(Excess::Memory(cost.memory.into())));
+    /// KiB of memory it takes beyond what is worth mentioning.
+    pub(super) fn memory(&self) -> u64 {
+        match self {
+            Derivation::Pbkdf2 { .. } => 0,
+            Derivation::Argon2 { cost, .. } => cost.memory.into(),
         }
-        if self.is_quick(bounds.time) {
-            return Ok(None);
-        }
-        let estimate = self.duration(bytes, rates)?;
-        Ok((estimate > bounds.time).then_some(Excess::Time(estimate)))
     }
 
-    /// Whether it takes no longer than `limit` even on the slowest machine.
-    fn is_quick(&self, limit: Duration) -> bool {
-        match self {
-            Derivation::Pbkdf2 { iterations, .. } => {
-                u64::from(iterations.get()) / SLOWEST < limit.as_secs() / 2
+    /// How long it takes on the slowest machine.
+    pub(super) fn longest(&self, bytes: usize) -> Duration {
+        let (work, a_second) = match self {
+            Derivation::Pbkdf2 { hash, iterations, .. } => {
+                let blocks = bytes.div_ceil(hash.digest_bytes()).max(1) as u64;
+                (u64::from(iterations.get()).saturating_mul(blocks), SLOWEST)
             }
-            Derivation::Argon2 { cost, .. } => cost.work() / SLOWEST_ARGON2 < limit.as_secs(),
-        }
+            Derivation::Argon2 { cost, .. } => (cost.work(), SLOWEST_ARGON2),
+        };
+        Duration::from_secs(work / a_second)
     }
 
     /// About how long it takes here.
@@ -213,13 +214,17 @@ impl Rates {
         Ok(rate)
     }
 
-    /// KiB-passes that one lane does in a second here, found out in a few milliseconds.
+    /// KiB-passes that one lane does in a second here, found out in a few milliseconds. The best of a few tries counts:
+    /// what else the machine is doing is not the header's fault.
     fn argon2(&mut self) -> Result<u64> {
         if let Some(rate) = self.argon2 {
             return Ok(rate);
         }
         let sample = ArgonCost { time: 2, memory: 8 << 10, cpus: 1 };
-        let elapsed = time_argon2(Variant::Id, sample)?;
+        let mut elapsed = Duration::MAX;
+        for _ in 0..3 {
+            elapsed = elapsed.min(time_argon2(Variant::Id, sample)?);
+        }
         let rate = u128::from(sample.work()) * 1_000_000_000 / elapsed.as_nanos().max(1);
         Ok(*self.argon2.insert(u64::try_from(rate).unwrap_or(u64::MAX).max(1)))
     }
@@ -236,10 +241,35 @@ pub(super) fn time_argon2(variant: Variant, cost: ArgonCost) -> Result<Duration>
     Ok(start.elapsed())
 }
 
-fn argon2(variant: Variant, cost: ArgonCost, bytes: usize) -> Result<Argon2<'static>> {
-    let params =
-        Params::new(cost.memory, cost.time, cost.cpus, Some(bytes)).map_err(|e| argon2_error(cost, e))?;
-    Ok(Argon2::new(variant.algorithm(), Version::V0x13, params))
+fn argon2(
+    variant: Variant,
+    cost: ArgonCost,
+    passphrase: &[u8],
+    salt: &[u8],
+    out: &mut [u8],
+) -> argon2::Result<()> {
+    let params = Params::new(cost.memory, cost.time, cost.cpus, Some(out.len()))?;
+    let mut memory = Workspace::new(params.block_count())?;
+    let argon2 = Argon2::new(variant.algorithm(), Version::V0x13, params);
+    argon2.hash_password_into_with_memory(passphrase, salt, out, &mut memory.0)
+}
+
+/// The memory that Argon2 works in. From what it is left with the key follows, so it is wiped.
+struct Workspace(Vec<Block>);
+
+impl Workspace {
+    fn new(blocks: usize) -> argon2::Result<Self> {
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(blocks).map_err(|_| argon2::Error::OutOfMemory)?;
+        memory.resize(blocks, Block::new());
+        Ok(Workspace(memory))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 fn argon2_error(cost: ArgonCost, error: argon2::Error) -> Error {
@@ -282,25 +312,52 @@ mod tests {
     }
 
     #[test]
-    fn costs_beyond_the_bounds_are_found_without_paying_them() {
-        let bounds = Bounds { time: Duration::from_secs(2), memory: 1 << 20 };
-        let mut rates = Rates::default();
-        let start = Instant::now();
-        let excess = |d: Derivation, rates: &mut Rates| d.excess(64, bounds, rates).unwrap();
-        assert_eq!(excess(argon2id(4, 1 << 21, 4), &mut rates), Some(Excess::Memory(1 << 21)));
-        assert!(matches!(excess(argon2id(u32::MAX, 1 << 20, 4), &mut rates), Some(Excess::Time(_))));
-        assert_eq!(excess(argon2id(4, 64, 1), &mut rates), None);
-        let hash = HashAlg::Sha256;
-        let slow = Derivation::Pbkdf2 { hash, iterations: NonZeroU32::MAX, salt: vec![0; 32] };
-        assert!(matches!(excess(slow, &mut rates), Some(Excess::Time(_))));
-        assert!(start.elapsed() < Duration::from_secs(5));
-    }
-
-    #[test]
     fn parameters_that_argon2_does_not_take_are_refused() {
         for (time, memory, cpus) in [(0, 64, 1), (1, 7, 1), (1, 64, 0), (1, 64, 9), (1, u32::MAX, 1 << 24)] {
             let error = argon2id(time, memory, cpus).key(b"pw", 32).unwrap_err();
             assert!(error.to_string().contains("not possible"), "{error}");
         }
+    }
+
+    /// How often `piece`, every byte of it inverted so that it is not found itself, is in memory that this process
+    /// may write.
+    fn copies_in_memory(piece: &[u8]) -> usize {
+        use std::os::unix::fs::FileExt;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let mut found = 0;
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).unwrap());
+            let mut bytes = vec![0; 1 << 20];
+            for at in (from..to).step_by(bytes.len()) {
+                let len = bytes.len().min((to - at) as usize);
+                // A range that is gone by now holds nothing.
+                let Ok(len) = memory.read_at(&mut bytes[..len], at) else { continue };
+                bytes[..len].iter_mut().for_each(|byte| *byte = !*byte);
+                found +=
+                    bytes[..len].windows(piece.len()).step_by(8).filter(|window| *window == piece).count();
+            }
+            bytes.zeroize();
+        }
+        found
+    }
+
+    #[test]
+    fn what_argon2_worked_in_is_not_left_in_memory() {
+        let cost = ArgonCost { time: 1, memory: 64, cpus: 1 };
+        let salt = vec![3; 32];
+        let mut memory = Workspace::new(64).unwrap();
+        let params = Params::new(cost.memory, cost.time, cost.cpus, Some(32)).unwrap();
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        argon2.hash_password_into_with_memory(b"secret", &salt, &mut [0; 32], &mut memory.0).unwrap();
+        // From the middle of the work, so that nothing but the work leaves it behind.
+        let words = &memory.0[20].as_ref()[16..24];
+        let piece: Vec<u8> = words.iter().flat_map(|word| (!word).to_ne_bytes()).collect();
+        assert!(copies_in_memory(&piece) > 0, "it is there while the memory is");
+        drop(memory);
+        let derivation = Derivation::Argon2 { variant: Variant::Id, cost, salt };
+        drop(derivation.key(b"secret", 32).unwrap());
+        assert_eq!(copies_in_memory(&piece), 0);
     }
 }

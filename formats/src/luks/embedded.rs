@@ -6,10 +6,10 @@
 
 use super::area::Area;
 use super::create::{self, Cost};
+use super::derive::Bounds;
 use super::head::{Head, Opened};
 use super::header::{self, Placement};
 use super::keys::amend;
-use super::open;
 use super::options::NewImage;
 use crate::crypto::SectorCipher;
 use block::graph::{CreateOptions, Env};
@@ -107,7 +107,7 @@ impl Embedded {
     ///
     /// # Errors
     /// It is none, or not of version 1.
-    pub(crate) fn read(child: &Child, start: u64, len: u64, max_kdf_seconds: u32) -> Result<Self> {
+    pub(crate) fn read(child: &Child, start: u64, len: u64, bounds: Bounds) -> Result<Self> {
         let area = Area::new(child.clone(), start);
         if len < header::BYTES as u64 {
             return Err(outside());
@@ -120,9 +120,10 @@ impl Embedded {
         let opened = Opened {
             placement: Placement::Attached,
             key_secret: None,
-            bounds: open::bounds(max_kdf_seconds),
+            bounds,
             payload_file: None,
             repair: false,
+            alone: false,
         };
         Ok(Embedded { head: Head::open(area, opened)?, len })
     }

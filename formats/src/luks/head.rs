@@ -6,9 +6,10 @@
 use super::area::Area;
 use super::container::{self, Container, Place};
 use super::derive::Bounds;
-use super::header::Placement;
+use super::header::{self, Placement};
 use super::keys::amend::{self, Amend};
 use super::keys::{KeyStore, NewKey, ops};
+use super::restore::{self, Backup};
 use super::{lint, options, secret as passphrase};
 use crate::crypto::SectorCipher;
 use block::amend::AmendCtx;
@@ -33,6 +34,22 @@ pub(crate) struct Opened {
     pub(crate) payload_file: Option<u64>,
     /// Open what is no header as well, to restore one.
     pub(crate) repair: bool,
+    /// The payload is not wanted, so a header may be without: then the image has no bytes.
+    pub(crate) alone: bool,
+}
+
+impl Opened {
+    /// The header in `area`, and where the payload is in relation to it.
+    fn read(&self, area: &Area) -> Result<(Container, Placement)> {
+        if self.alone {
+            return Container::read_any(area);
+        }
+        let container = Container::read(area, self.placement)?;
+        match self.placement == Placement::Attached && container.is_detached() {
+            true => Err(header::payload_overlaps(0)),
+            false => Ok((container, self.placement)),
+        }
+    }
 }
 
 /// A header in its place.
@@ -49,18 +66,20 @@ impl Head {
     ///
     /// # Errors
     /// It is none, or none we can use, or does not fit the file of its payload.
-    pub(crate) fn open(area: Area, opened: Opened) -> Result<Self> {
-        let read = Container::read(&area, opened.placement).and_then(|container| {
+    pub(crate) fn open(area: Area, mut opened: Opened) -> Result<Self> {
+        let read = opened.read(&area).and_then(|(container, placement)| {
             // Whoever repairs finds that out for himself.
             if let (Some(len), false) = (opened.payload_file, opened.repair) {
                 container::check_length(&container.place(), len)?;
             }
-            Ok(container)
+            Ok((container, placement))
         });
-        let container = match read {
-            Err(e) if opened.repair => Container::Broken(e.to_string()),
+        let (container, placement) = match read {
+            Err(e) if opened.repair => (Container::Broken(e.to_string()), opened.placement),
             read => read?,
         };
+        opened.alone = opened.placement != placement;
+        opened.placement = placement;
         Ok(Head { area, opened, container: Mutex::new(container) })
     }
 
@@ -75,7 +94,8 @@ impl Head {
 
     /// Where the payload is.
     pub(super) fn place(&self) -> Place {
-        self.container().place()
+        let place = self.container().place();
+        if self.opened.alone { Place { len: Some(0), ..place } } else { place }
     }
 
     /// What `info` prints.
@@ -171,7 +191,7 @@ impl Keys for Head {
             }
             KeyChange::Change { old, new, cost } => {
                 let new = new.as_utf8()?.as_bytes();
-                ops::change(keys, old.as_bytes(), new, &new_key(cost)?, force).map(|slot| vec![slot])
+                ops::change(keys, old.as_bytes(), new, &new_key(cost)?, force)
             }
             KeyChange::RemoveSlot(slot) => {
                 let slot = ops::slot(keys, *slot)?;
@@ -192,12 +212,15 @@ impl Keys for Head {
     fn restore(&self, _q: &Quiesced<'_>, backup: &[u8], force: bool) -> Result<()> {
         let restored = Container::parse_backup(backup, self.opened.placement)?;
         let mut container = self.container();
-        if !force {
-            container.check_restore(&restored)?;
-        }
         let _lock = self.area.lock()?;
-        restored.write_backup(&self.area, backup)?;
-        *container = Container::read(&self.area, self.opened.placement)?;
+        // Somebody else may have changed it meanwhile; where there was none, there need not be one now.
+        let placement = self.opened.placement;
+        if let Ok(now) = Container::read(&self.area, placement) {
+            *container = now;
+        }
+        let backup = Backup { header: &restored, bytes: backup, force };
+        restore::restore(&self.area, &self.opened, &container, &backup)?;
+        *container = Container::reread(&self.area, placement)?;
         Ok(())
     }
 

@@ -285,7 +285,8 @@ fn check_version(bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn payload_overlaps(offset: u32) -> Error {
+/// What is said when the payload would begin inside the header.
+pub(super) fn payload_overlaps(offset: u32) -> Error {
     let error = Error::corrupt("LUKS payload is overlapping with the header");
     if offset == 0 {
         return error.with_hint(

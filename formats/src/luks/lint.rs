@@ -5,8 +5,9 @@
 
 use super::area::Area;
 use super::container::{self, Container};
-use super::derive::{Bounds, Derivation, Excess, Rates};
+use super::derive::{Bounds, Derivation, Excess};
 use super::keyslot::KeySlot;
+use super::search::{Search, Skipped};
 use crate::crypto::Mode;
 use block::Result;
 use block::keys::{Finding, LintBounds, Severity};
@@ -35,14 +36,14 @@ pub(super) fn lint(
     }
     findings.extend(container.complaints());
     lint_cipher(container, &mut findings);
-    let mut rates = Rates::default();
     let slots = container.key_slots();
     if slots.is_empty() {
         findings.push(error("no-key-slot", "No key slot opens the image".to_owned()));
     }
-    for slot in &slots {
-        lint_slot(slot, bounds, &mut rates, &mut findings)?;
-    }
+    findings.extend(slots.iter().filter_map(|slot| weak(slot, bounds)));
+    let most = Bounds { time: Duration::from_secs(bounds.max_seconds), memory: bounds.max_memory };
+    let search = Search::new(slots, |at, to: &mut [u8]| area.read(at, to), most)?;
+    findings.extend(search.skipped().iter().map(excessive));
     Ok(findings)
 }
 
@@ -71,37 +72,28 @@ fn lint_cipher(container: &Container, findings: &mut Vec<Finding>) {
     }
 }
 
-fn lint_slot(
-    slot: &KeySlot,
-    bounds: &LintBounds,
-    rates: &mut Rates,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let number = slot.number;
-    if let Some(weakness) = weakness(&slot.derivation, bounds) {
-        findings.push(Finding {
-            severity: Severity::Warning,
-            code: "weak-kdf",
-            slot: Some(number),
-            text: format!("Key slot {number}: {weakness}"),
-        });
-    }
-    let most = Bounds { time: Duration::from_secs(bounds.max_seconds), memory: bounds.max_memory };
-    let own = slot.derivation.excess(slot.wrapping.slot_key_bytes(), most, rates)?;
-    let proof = slot.proof.derivation.excess(slot.proof.value.len(), most, rates)?;
-    if let Some(excess) = own.or(proof) {
-        let cost = match excess {
-            Excess::Time(time) => format!("about {} s", time.as_secs_f64().ceil()),
-            Excess::Memory(kib) => format!("{} MiB of memory", kib >> 10),
-        };
-        findings.push(Finding {
-            severity: Severity::Error,
-            code: "excessive-kdf",
-            slot: Some(number),
-            text: format!("Key slot {number}: a derivation takes {cost}"),
-        });
-    }
-    Ok(())
+/// A slot that is too cheap.
+fn weak(slot: &KeySlot, bounds: &LintBounds) -> Option<Finding> {
+    let weakness = weakness(&slot.derivation, bounds)?;
+    Some(Finding {
+        severity: Severity::Warning,
+        code: "weak-kdf",
+        slot: Some(slot.number),
+        text: format!("Key slot {}: {weakness}", slot.number),
+    })
+}
+
+/// A slot that is too dear, so that opening does not try it.
+fn excessive(Skipped { slot, excess }: &Skipped) -> Finding {
+    let cost = match excess {
+        Excess::Time(time) => format!("a derivation takes about {} s", time.as_secs_f64().ceil()),
+        Excess::More(time) => {
+            format!("a derivation takes about {} s on top of those of the others", time.as_secs_f64().ceil())
+        }
+        Excess::Memory(kib) => format!("a derivation takes {kib} KiB of memory"),
+    };
+    let text = format!("Key slot {slot}: {cost}");
+    Finding { severity: Severity::Error, code: "excessive-kdf", slot: Some(*slot), text }
 }
 
 /// Why the derivation is too cheap, if it is.

@@ -1,14 +1,15 @@
 //! LUKS images: encrypted payload behind (or beside) a header whose key slots hold the key.
 //!
 //! To users there is one driver, `luks`. A [`container`] is a header of either version; [`header`] and [`v1`] are version
-//! 1, [`v2`] is version 2. Common to both are how a slot hides a key ([`keyslot`], [`derive`], [`calibrate`]), how slots
-//! are changed ([`keys`]), where passphrases come from ([`secret`]), [`options`] and [`payload`].
+//! 1, [`v2`] is version 2. Common to both are how a slot hides a key ([`keyslot`], [`derive`], [`calibrate`]), how the one
+//! that a passphrase opens is found ([`search`]), how slots are changed ([`keys`]) and a saved header is
+//! put back ([`restore`]), where passphrases come from ([`secret`]), [`options`] and [`payload`].
 
 mod area;
 mod calibrate;
 mod container;
 mod create;
-mod derive;
+pub(crate) mod derive;
 pub(crate) mod embedded;
 mod head;
 mod header;
@@ -19,6 +20,8 @@ mod lint;
 mod open;
 mod options;
 mod payload;
+mod restore;
+mod search;
 mod secret;
 #[cfg(test)]
 mod tests;

@@ -8,10 +8,6 @@ use super::options::OpenOptions;
 use super::payload::Payload;
 use block::graph::OpenCtx;
 use block::{Driver, Perm, Perms, Result};
-use std::time::Duration;
-
-/// How long a slot's key derivation may take unless the user says otherwise, in seconds.
-const MAX_KDF_SECONDS: u32 = 60;
 
 /// Opens an image of any version.
 pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
@@ -29,9 +25,10 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     let opened = Opened {
         placement,
         key_secret: options.key_secret,
-        bounds: bounds(ctx.flags.max_kdf_seconds),
+        bounds: Bounds::of(&ctx.flags),
         payload_file: Some(file.len()?),
         repair: ctx.flags.repair,
+        alone: ctx.flags.no_io && detached.is_none(),
     };
     let head = Head::open(area, opened)?;
     let cipher = match ctx.flags.no_io {
@@ -42,13 +39,4 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         head.repair()?;
     }
     Ok(Box::new(Payload::new(file, detached, head, cipher)))
-}
-
-/// What a key slot may cost, when its derivation may take so many seconds (0: the default).
-pub(crate) fn bounds(max_kdf_seconds: u32) -> Bounds {
-    let seconds = match max_kdf_seconds {
-        0 => MAX_KDF_SECONDS,
-        given => given,
-    };
-    Bounds::new(Duration::from_secs(seconds.into()))
 }

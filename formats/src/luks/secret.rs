@@ -4,7 +4,7 @@
 //! *creating* it must be text ([`Secret::as_utf8`]), so that every other program can be given it.
 
 use super::derive::Excess;
-use super::keyslot::{Found, Search, Skipped};
+use super::search::{Found, Search, Skipped};
 use block::graph::Env;
 use secret::{Error, Kind, Result, Secret, Source};
 
@@ -36,16 +36,36 @@ pub(super) fn unlock(search: &Search<'_>, secret: &Secret) -> Result<Found> {
     if let Some(found) = search.run(secret.as_bytes())? {
         return Ok(found);
     }
-    if let Some(line) = secret.without_line_end()
-        && search.run(line)?.is_some()
-    {
-        return Err(line_end(secret));
+    let error = wrong(search);
+    match secret.without_line_end() {
+        Some(_) if !search.affords_two() => Err(line_end_untried(error, secret)),
+        Some(line) if search.run(line)?.is_some() => Err(line_end(secret)),
+        _ => Err(error),
+    }
+}
+
+/// The passphrase opened none of the slots that were tried.
+pub(super) fn wrong(search: &Search<'_>) -> Error {
+    if search.is_empty() {
+        return nothing_to_try(search);
     }
     let error = Error::new(Kind::WrongKey, WRONG);
-    Err(match skipped(search) {
+    match skipped(search) {
         Some(hint) => error.with_hint(hint),
         None => error,
-    })
+    }
+}
+
+/// Fails if there are slots that were left out, where all must be known.
+///
+/// # Errors
+/// Which, and how they can be tried.
+pub(super) fn check_all_tried(search: &Search<'_>) -> Result<()> {
+    let error = |hint| {
+        let text = "Not all key slots were tried, so it is not known which of them the passphrase opens";
+        Error::new(Kind::WrongKey, text).with_hint(hint)
+    };
+    skipped(search).map_or(Ok(()), |hint| Err(error(hint)))
 }
 
 fn nothing_to_try(search: &Search<'_>) -> Error {
@@ -66,22 +86,29 @@ fn line_end(secret: &Secret) -> Error {
     Error::new(Kind::WrongKey, text).with_hint(hint).context(WRONG)
 }
 
-/// What to say about the slots that would have taken too long, if there are any.
+/// Says that a newline may be all that is wrong, where finding out would take longer than unlocking may.
+fn line_end_untried(error: Error, secret: &Secret) -> Error {
+    let more = error.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
+    error.with_hint(format!("The secret '{}' ends in a newline, which counts.{more}", secret.id()))
+}
+
+/// What to say about the slots that would have cost too much, if there are any.
 fn skipped(search: &Search<'_>) -> Option<String> {
     let slots = search.skipped().iter();
     let slots: Vec<_> = slots
         .map(|Skipped { slot, excess }| match excess {
             Excess::Time(time) => format!("{slot} (about {} s)", time.as_secs_f64().ceil()),
-            Excess::Memory(kib) => format!("{slot} ({} MiB)", kib >> 10),
+            Excess::More(time) => format!("{slot} (about {} s more)", time.as_secs_f64().ceil()),
+            Excess::Memory(kib) => format!("{slot} ({kib} KiB)"),
         })
         .collect();
     let bounds = search.bounds();
     (!slots.is_empty()).then(|| {
         format!(
-            "Key slots whose key derivation would take longer than {} s or more than {} MiB of memory were skipped: {}. \
-             --max-kdf-time SECONDS allows more time.",
+            "Unlocking may take {} s, all key slots together, and {} KiB of memory; key slots beyond that were skipped: {}. \
+             --max-kdf-time SECONDS allows more time, --max-kdf-memory KIB more memory.",
             bounds.time.as_secs(),
-            bounds.memory >> 10,
+            bounds.memory,
             slots.join(", ")
         )
     })

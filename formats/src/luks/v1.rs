@@ -9,7 +9,8 @@ use super::calibrate::pbkdf2_iterations;
 use super::derive::{Bounds, Derivation};
 use super::header::{self, Digest, Header, Pbkdf2, Placement, SALT_BYTES, SLOTS};
 use super::keys::{self, KeyStore, NewKey};
-use super::keyslot::{Found, KeySlot, Proof, Search, VolumeKey, Wrapping};
+use super::keyslot::{KeySlot, Proof, VolumeKey, Wrapping};
+use super::search::Search;
 use crate::crypto::kdf;
 use block::{Error, Kind, Result};
 use std::num::NonZeroU32;
@@ -61,10 +62,15 @@ impl Header {
         }
     }
 
+    /// Bytes of a slot's material.
+    pub(super) fn material_bytes(&self) -> usize {
+        self.wrapping().material_bytes()
+    }
+
     /// Where the last slot's material ends.
     pub(super) fn material_end(&self) -> u64 {
         let last = self.slots.iter().map(|slot| slot.material.bytes()).max().unwrap_or(0);
-        last + (self.wrapping().material_bytes() as u64).next_multiple_of(4096)
+        last + (self.material_bytes() as u64).next_multiple_of(4096)
     }
 
     /// The slots in use, in order.
@@ -104,12 +110,37 @@ impl<'a> Luks1Keys<'a> {
     fn put(&mut self, slot: usize, key: &VolumeKey, passphrase: &[u8], iterations: NonZeroU32) -> Result<()> {
         let pbkdf2 = Pbkdf2::new(iterations)?;
         self.header.key_slot(slot, pbkdf2).store(self.area, key, passphrase)?;
+        self.activate(slot, pbkdf2)
+    }
+
+    /// Marks a slot as in use whose material is there.
+    fn activate(&mut self, slot: usize, pbkdf2: Pbkdf2) -> Result<()> {
         self.header.slots[slot].pbkdf2 = Some(pbkdf2);
         header::put_slot(&mut self.bytes, slot, Some(&pbkdf2));
         header::set_active(&mut self.bytes, slot, false);
         self.write_header()?;
         header::set_active(&mut self.bytes, slot, true);
         self.write_header()
+    }
+
+    /// Copies a slot that is in use to one that is free; the material does not depend on its place.
+    pub(super) fn copy(&mut self, from: usize, to: usize) -> Result<()> {
+        let Some(pbkdf2) = self.header.slots[from].pbkdf2 else { return Ok(()) };
+        let mut material = vec![0; self.header.material_bytes()];
+        self.area.read(self.header.slots[from].material.bytes(), &mut material)?;
+        self.put_material(to, pbkdf2, &material)
+    }
+
+    /// Puts material that was made before into a slot.
+    pub(super) fn put_material(&mut self, slot: usize, pbkdf2: Pbkdf2, material: &[u8]) -> Result<()> {
+        self.area.write(self.header.slots[slot].material.bytes(), material)?;
+        self.area.flush()?;
+        self.activate(slot, pbkdf2)
+    }
+
+    /// The header as it is by now.
+    pub(super) fn header(&self) -> &Header {
+        &self.header
     }
 
     fn write_header(&mut self) -> Result<()> {
@@ -135,14 +166,12 @@ impl KeyStore for Luks1Keys<'_> {
         self.header.active().map(|(number, ..)| number).collect()
     }
 
-    fn open(&self, passphrase: &[u8]) -> Result<Option<Found>> {
-        let read = |at, to: &mut [u8]| self.area.read(at, to);
-        Search::new(self.header.key_slots(), &read, self.bounds)?.run(passphrase)
+    fn key_slots(&self, _all: bool) -> Vec<KeySlot> {
+        self.header.key_slots()
     }
 
-    fn holds(&self, slot: usize, passphrase: &[u8]) -> Result<bool> {
-        let Some(pbkdf2) = self.header.slots[slot].pbkdf2 else { return Ok(false) };
-        Ok(self.header.key_slot(slot, pbkdf2).open(self.area, passphrase)?.is_some())
+    fn search(&self, slots: Vec<KeySlot>) -> Result<Search<'_>> {
+        Search::new(slots, |at, to: &mut [u8]| self.area.read(at, to), self.bounds)
     }
 
     fn fill(&mut self, slot: usize, key: &VolumeKey, passphrase: &[u8], new: &NewKey) -> Result<()> {
@@ -163,7 +192,7 @@ impl KeyStore for Luks1Keys<'_> {
 
     fn erase(&mut self, slot: usize) -> Result<()> {
         let material = self.header.slots[slot].material.bytes();
-        self.area.wipe(material, self.header.wrapping().material_bytes())?;
+        self.area.wipe(material, self.header.material_bytes())?;
         self.header.slots[slot].pbkdf2 = None;
         header::put_slot(&mut self.bytes, slot, None);
         self.write_header()

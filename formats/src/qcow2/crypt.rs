@@ -9,6 +9,7 @@ use super::image::Qcow2;
 use super::options::Qcow2Options;
 use crate::crypto::SectorCipher;
 use crate::encrypt::{self, EncryptOptions};
+use crate::luks::derive::Bounds;
 use crate::luks::embedded::{Embedded, NewHeader};
 use crate::luks::keys::amend::Context;
 use crate::mapped::{GuestOffset, HostOffset, PayloadCipher};
@@ -100,7 +101,7 @@ fn read_luks(
         return Err(Error::corrupt(text));
     }
     Ok(Luks {
-        header: Embedded::read(file, offset, len, ctx.flags.max_kdf_seconds)?,
+        header: Embedded::read(file, offset, len, Bounds::of(&ctx.flags))?,
         key_secret: given.and_then(|given| given.key_secret.clone()),
     })
 }

@@ -67,6 +67,7 @@ const READ: OpenFlags = OpenFlags {
     no_backing: false,
     repair: false,
     max_kdf_seconds: 0,
+    max_kdf_memory: 0,
 };
 const WRITE: OpenFlags = OpenFlags { writable: true, discard: true, ..READ };
 const DIRECT: CacheMode = CacheMode { direct: true, ..READ.cache };

@@ -1,6 +1,6 @@
 //! `img amend` on key slots: QEMU's options, rules and sentences.
 
-use super::{ITER_TIME, KeyStore, NewKey};
+use super::{ITER_TIME, KeyStore, NewKey, holds, matching, open};
 use crate::luks::secret as passphrase;
 use block::graph::{CreateKind, CreateOption, CreateOptions, Env};
 use block::{Error, Result};
@@ -83,10 +83,10 @@ impl Amend {
             return Err(Error::invalid("'old-secret' must not be given when activating keyslots"));
         }
         let slot = self.slot_to_fill(store, ctx.force)?;
-        let found = unlock(store, passphrase::find(ctx.env, ctx.key_secret)?)?;
+        let found = open(store, passphrase::find(ctx.env, ctx.key_secret)?.as_bytes())?;
         let new = named(ctx.env, new)?.as_utf8()?.as_bytes();
         let cost = NewKey { iter_time: self.iter_time.unwrap_or(ITER_TIME), ..NewKey::default() };
-        store.fill(slot, &found, new, &cost).map_err(|e| match e.hint() {
+        store.fill(slot, &found.key, new, &cost).map_err(|e| match e.hint() {
             Some(_) => e.with_hint(format!("Failed to write to keyslot {slot}")),
             None => e,
         })
@@ -142,15 +142,10 @@ fn named<'a>(env: Env<'a>, id: &str) -> Result<&'a Secret> {
     env.objects.secret(id).map_err(|e| Error::new(e.kind(), e.to_string()))
 }
 
-fn unlock(store: &dyn KeyStore, secret: &Secret) -> Result<crate::luks::keyslot::VolumeKey> {
-    let found = store.open(secret.as_bytes())?.ok_or_else(crate::luks::v1::wrong_key)?;
-    Ok(found.key)
-}
-
 fn erase_one(store: &mut dyn KeyStore, slot: usize, old: Option<&Secret>, force: bool) -> Result<()> {
     let active = store.active();
     if let Some(old) = old
-        && !store.holds(slot, old.as_bytes())?
+        && !holds(store, slot, old.as_bytes())?
     {
         let text = format!("Given keyslot {slot} doesn't contain the given old password for erase operation");
         return Err(Error::invalid(text));
@@ -168,21 +163,15 @@ fn erase_one(store: &mut dyn KeyStore, slot: usize, old: Option<&Secret>, force:
 }
 
 fn erase_matching(store: &mut dyn KeyStore, old: &Secret, force: bool) -> Result<()> {
-    let active = store.active();
-    let mut matching = Vec::new();
-    for slot in &active {
-        if store.holds(*slot, old.as_bytes())? {
-            matching.push(*slot);
-        }
-    }
-    if matching.is_empty() {
+    let slots: Vec<_> = matching(store, old.as_bytes())?.iter().map(|found| found.slot).collect();
+    if slots.is_empty() {
         return Err(Error::invalid("No keyslots match given (old) password for erase operation"));
     }
-    if !force && matching == active {
+    if !force && slots == store.active() {
         return Err(Error::invalid(
             "All the active keyslots match the (old) password that was given and erasing them will erase all the data in \
              the image irreversibly - refusing operation",
         ));
     }
-    matching.into_iter().try_for_each(|slot| store.erase(slot))
+    slots.into_iter().try_for_each(|slot| store.erase(slot))
 }

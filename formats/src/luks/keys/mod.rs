@@ -8,10 +8,12 @@
 pub(crate) mod amend;
 pub(crate) mod ops;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::derive::Variant;
-use super::keyslot::{Found, VolumeKey};
+use super::keyslot::{KeySlot, VolumeKey};
+use super::search::{Found, Search};
+use super::secret::{check_all_tried, wrong};
 use block::Result;
 use std::num::NonZeroU32;
 
@@ -71,11 +73,11 @@ pub(crate) trait KeyStore {
     /// Whether slots may be changed at all; the error says why not.
     fn check_writable(&self) -> Result<()>;
 
-    /// The volume key, if `passphrase` opens a slot.
-    fn open(&self, passphrase: &[u8]) -> Result<Option<Found>>;
+    /// The slots to try, in the order in which they are tried: `all`, or none that is only tried when it is named.
+    fn key_slots(&self, all: bool) -> Vec<KeySlot>;
 
-    /// Whether `passphrase` opens this slot.
-    fn holds(&self, slot: usize, passphrase: &[u8]) -> Result<bool>;
+    /// A search in `slots`.
+    fn search(&self, slots: Vec<KeySlot>) -> Result<Search<'_>>;
 
     /// Puts `key` under `passphrase` into a slot. When it returns the slot is durable, and was seen to open. What was in
     /// the slot before is lost, at the latest when this returns.
@@ -83,4 +85,35 @@ pub(crate) trait KeyStore {
 
     /// Overwrites a slot's material, then marks it free.
     fn erase(&mut self, slot: usize) -> Result<()>;
+}
+
+/// The volume key, in the first slot that `passphrase` opens.
+///
+/// # Errors
+/// It opens none; or what [`KeyStore`] says.
+pub(crate) fn open(keys: &dyn KeyStore, passphrase: &[u8]) -> Result<Found> {
+    let search = keys.search(keys.key_slots(false))?;
+    search.run(passphrase)?.ok_or_else(|| wrong(&search))
+}
+
+/// Every slot that `passphrase` opens, in order of their numbers.
+///
+/// # Errors
+/// A slot costs too much to be tried, so that it is not known; or what [`KeyStore`] says.
+pub(crate) fn matching(keys: &dyn KeyStore, passphrase: &[u8]) -> Result<Vec<Found>> {
+    let search = keys.search(keys.key_slots(true))?;
+    check_all_tried(&search)?;
+    search.run_all(passphrase)
+}
+
+/// Whether `passphrase` opens this slot.
+///
+/// # Errors
+/// As for [`matching`].
+pub(crate) fn holds(keys: &dyn KeyStore, slot: usize, passphrase: &[u8]) -> Result<bool> {
+    let mut slots = keys.key_slots(true);
+    slots.retain(|candidate| candidate.number == slot);
+    let search = keys.search(slots)?;
+    check_all_tried(&search)?;
+    Ok(search.run(passphrase)?.is_some())
 }

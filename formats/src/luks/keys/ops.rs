@@ -1,6 +1,6 @@
 //! The changes behind `img key`: as safe as the order of writes can make them, and refused where that is not enough.
 
-use super::{KeyStore, NewKey};
+use super::{KeyStore, NewKey, matching, open};
 use crate::luks::v1::wrong_key;
 use block::{Error, Result};
 
@@ -37,32 +37,36 @@ pub(crate) fn add(
             Error::invalid("All key slots are in use").with_hint("img key remove frees one.")
         })?,
     };
-    let found = keys.open(opening)?.ok_or_else(wrong_key)?;
+    let found = open(keys, opening)?;
     keys.fill(slot, &found.key, new, cost)?;
     Ok(slot)
 }
 
-/// Gives the slot that `old` opens the passphrase `new`, and the slot's number.
+/// Puts the passphrase `new` in the place of `old`, which opens nothing afterwards: the first slot that it opens gets the
+/// new one, any others are freed. Gives all of them.
 ///
 /// # Errors
-/// `old` opens no slot; or there is no room to keep the old slot until the new one is safe, and no force.
+/// `old` opens no slot; or there is no room to keep an old slot until the new one is safe, and no force.
 pub(crate) fn change(
     keys: &mut dyn KeyStore,
     old: &[u8],
     new: &[u8],
     cost: &NewKey,
     force: bool,
-) -> Result<usize> {
+) -> Result<Vec<usize>> {
     keys.check_writable()?;
-    if !keys.has_spare() && !force {
+    let found = matching(keys, old)?;
+    let (first, others) = found.split_first().ok_or_else(wrong_key)?;
+    // Of several slots one can be overwritten in its place, as another one opens meanwhile.
+    if others.is_empty() && !keys.has_spare() && !force {
         return Err(Error::invalid(
             "No key slot is free: the old passphrase would be lost before the new one is safe",
         )
         .with_hint("Free a slot with img key remove, or use --force and have a backup."));
     }
-    let found = keys.open(old)?.ok_or_else(wrong_key)?;
-    keys.fill(found.slot, &found.key, new, cost)?;
-    Ok(found.slot)
+    keys.fill(first.slot, &first.key, new, cost)?;
+    others.iter().try_for_each(|other| keys.erase(other.slot))?;
+    Ok(found.iter().map(|found| found.slot).collect())
 }
 
 /// Frees one slot.
@@ -86,21 +90,15 @@ pub(crate) fn remove_slot(keys: &mut dyn KeyStore, slot: usize, force: bool) -> 
 /// It opens none, or all there are, and no force.
 pub(crate) fn remove_matching(keys: &mut dyn KeyStore, old: &[u8], force: bool) -> Result<Vec<usize>> {
     keys.check_writable()?;
-    let active = keys.active();
-    let mut matching = Vec::new();
-    for slot in &active {
-        if keys.holds(*slot, old)? {
-            matching.push(*slot);
-        }
-    }
-    if matching.is_empty() {
+    let slots: Vec<_> = matching(keys, old)?.iter().map(|found| found.slot).collect();
+    if slots.is_empty() {
         return Err(wrong_key());
     }
-    if !force && matching == active {
+    if !force && slots == keys.active() {
         return Err(last("This passphrase is the only one that opens the image"));
     }
-    matching.iter().try_for_each(|slot| keys.erase(*slot))?;
-    Ok(matching)
+    slots.iter().try_for_each(|slot| keys.erase(*slot))?;
+    Ok(slots)
 }
 
 /// Frees all slots, and gives them.

@@ -13,7 +13,8 @@ use crate::luks::area::Area;
 use crate::luks::calibrate;
 use crate::luks::derive::{Bounds, Derivation};
 use crate::luks::keys::{KeyStore, NewKey};
-use crate::luks::keyslot::{Found, KeySlot, Proof, Search, VolumeKey, Wrapping};
+use crate::luks::keyslot::{KeySlot, Proof, VolumeKey, Wrapping};
+use crate::luks::search::Search;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use block::{Error, Result};
@@ -58,17 +59,8 @@ impl<'a> Luks2Keys<'a> {
 
     /// The lowest place in the key slot area where `len` bytes are free.
     fn place(&self, len: u64) -> Option<u64> {
-        let whole = self.header.metadata.keyslots_area();
-        let mut taken: Vec<_> = self.header.metadata.keyslots.values().map(|s| s.area.clone()).collect();
-        taken.sort_by_key(|area| area.start);
-        let mut at = whole.start;
-        for area in taken {
-            if area.start >= at + len {
-                break;
-            }
-            at = at.max(area.end.next_multiple_of(AREA_ALIGN));
-        }
-        (at + len <= whole.end).then_some(at)
+        let metadata = &self.header.metadata;
+        metadata.gap(metadata.keyslots.values().map(|slot| slot.area.clone()).collect(), len)
     }
 
     /// Writes a slot's material and then the metadata that has it under `id`.
@@ -224,18 +216,12 @@ impl KeyStore for Luks2Keys<'_> {
         self.header.check_requirements()
     }
 
-    fn open(&self, passphrase: &[u8]) -> Result<Option<Found>> {
-        let read = |at, to: &mut [u8]| self.area.read(at, to);
-        Search::new(self.header.key_slots(), &read, self.bounds)?.run(passphrase)
+    fn key_slots(&self, all: bool) -> Vec<KeySlot> {
+        if all { self.header.all_key_slots() } else { self.header.key_slots() }
     }
 
-    fn holds(&self, slot: usize, passphrase: &[u8]) -> Result<bool> {
-        let (_, proof) = self.proof()?;
-        let found = self.header.payload_slots().find(|(id, _)| *id as usize == slot);
-        match found.and_then(|(id, slot)| slot.engine(id, &proof)) {
-            Some(engine) => Ok(engine.open(self.area, passphrase)?.is_some()),
-            None => Ok(false),
-        }
+    fn search(&self, slots: Vec<KeySlot>) -> Result<Search<'_>> {
+        Search::new(slots, |at, to: &mut [u8]| self.area.read(at, to), self.bounds)
     }
 
     fn fill(&mut self, slot: usize, key: &VolumeKey, passphrase: &[u8], new: &NewKey) -> Result<()> {

@@ -115,7 +115,7 @@ impl Header {
     }
 }
 
-fn check_room(binary: &Binary, text: &str) -> Result<()> {
+pub(super) fn check_room(binary: &Binary, text: &str) -> Result<()> {
     // The text ends in a NUL.
     if text.len() as u64 >= binary.json_bytes() {
         let error = Error::invalid("The LUKS2 header has no room for more metadata");
@@ -124,7 +124,7 @@ fn check_room(binary: &Binary, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn write_copy(area: &Area, binary: &Binary, which: Which, text: &str) -> Result<()> {
+pub(super) fn write_copy(area: &Area, binary: &Binary, which: Which, text: &str) -> Result<()> {
     let room = usize::try_from(binary.json_bytes()).expect("a header has at most 4 MiB");
     let mut json = text.as_bytes().to_vec();
     json.resize(room, 0);

@@ -158,6 +158,20 @@ impl Metadata {
         start..start + self.keyslots_size
     }
 
+    /// The lowest place in the area for key slots where `len` bytes are free that are not `taken`.
+    pub(super) fn gap(&self, mut taken: Vec<Range<u64>>, len: u64) -> Option<u64> {
+        let whole = self.keyslots_area();
+        taken.sort_by_key(|area| area.start);
+        let mut at = whole.start;
+        for area in taken {
+            if area.start >= at + len {
+                break;
+            }
+            at = at.max(area.end.next_multiple_of(AREA_ALIGN));
+        }
+        (at + len <= whole.end).then_some(at)
+    }
+
     /// Segments that are there now; the others belong to a re-encryption.
     pub(super) fn regular(&self) -> impl Iterator<Item = (Id, &Segment)> {
         let backup = |segment: &Segment| segment.flags.iter().any(|flag| flag.starts_with("backup-"));
@@ -265,10 +279,9 @@ fn objects<T>(root: &At<'_>, name: &str, parse: fn(&At<'_>) -> Result<T>) -> Res
 }
 
 fn requirements(config: &At<'_>) -> Result<Vec<String>> {
-    match config.optional("requirements").and_then(|all| all.optional("mandatory")) {
-        Some(mandatory) => mandatory.texts(),
-        None => Ok(Vec::new()),
-    }
+    let Some(all) = config.optional("requirements") else { return Ok(Vec::new()) };
+    all.members()?;
+    all.optional("mandatory").map_or(Ok(Vec::new()), |mandatory| mandatory.texts())
 }
 
 fn keyslot(at: &At<'_>) -> Result<Keyslot> {

@@ -15,6 +15,7 @@ mod keys;
 mod load;
 mod metadata;
 mod report;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -26,7 +27,7 @@ use super::container::Place;
 use super::keyslot::{KeySlot, Proof};
 use crate::crypto::{CipherSpec, SectorSize};
 use block::{Error, Result};
-use metadata::{Crypt, Id, Keyslot, Priority, Segment};
+use metadata::{Crypt, Digest, Id, Keyslot, Priority, Segment};
 use std::sync::Arc;
 
 impl Header {
@@ -51,6 +52,9 @@ impl Header {
     /// Why not, by the name of what is in the way.
     pub(super) fn cipher(&self) -> Result<CipherSpec> {
         self.check_requirements()?;
+        if let Some((id, Digest { proof: Err(why), .. })) = self.metadata.payload_digest() {
+            return Err(Error::unsupported(format!("LUKS2 digest {id} cannot be used: {why}")));
+        }
         let crypt = match self.metadata.regular().collect::<Vec<_>>()[..] {
             [(_, Segment { crypt: Some(crypt), .. })] => crypt,
             [(id, segment)] => {
@@ -124,6 +128,22 @@ impl Header {
     fn payload_slots(&self) -> impl Iterator<Item = (Id, &Keyslot)> {
         let ids = self.metadata.payload_digest().map_or(&[][..], |(_, digest)| &digest.keyslots);
         self.metadata.keyslots.iter().filter(|(id, _)| ids.contains(id)).map(|(id, slot)| (*id, slot))
+    }
+
+    /// Fails if the payload has key slots and none of them can be tried.
+    ///
+    /// # Errors
+    /// What is in the way of the first.
+    pub(super) fn check_slots(&self) -> Result<()> {
+        let mut slots = self.payload_slots();
+        match slots.next() {
+            Some((id, Keyslot { mechanism: Err(why), .. }))
+                if slots.all(|(_, slot)| slot.mechanism.is_err()) =>
+            {
+                Err(Error::unsupported(format!("LUKS2 key slot {id} cannot be used: {why}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The slots to try for the payload's key: preferred ones first, none that is to be ignored.

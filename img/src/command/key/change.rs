@@ -6,6 +6,7 @@ use crate::command::Tool;
 use block::keys::{KeyChange, KeyCost};
 use block::{Error, Result};
 use clap::Args;
+use secret::Secret;
 use std::process::ExitCode;
 
 /// What every change takes.
@@ -62,6 +63,30 @@ fn change(target: &mut Target, tool: &Tool<'_>, safety: &Safety, what: &KeyChang
     })
 }
 
+/// A passphrase that is to open the image, and one that does.
+#[derive(Debug, Args)]
+struct Passphrases {
+    /// The secret that opens the image; with `change`, the one that is to open it no more
+    #[arg(long, value_name = "ID")]
+    key_secret: Option<String>,
+    /// The new secret
+    #[arg(long, value_name = "ID")]
+    new_secret: Option<String>,
+    #[command(flatten)]
+    cost: Cost,
+}
+
+impl Passphrases {
+    /// The secret that opens the image, and the new one.
+    ///
+    /// # Errors
+    /// One was not named, or there is none of that name.
+    fn secrets<'a>(&self, target: &Target, tool: &'a Tool<'_>) -> Result<(&'a Secret, &'a Secret)> {
+        let old = target.secret(tool, "key-secret", self.key_secret.as_deref())?;
+        Ok((old, target.secret(tool, "new-secret", self.new_secret.as_deref())?))
+    }
+}
+
 /// Options of `key add`.
 #[derive(Debug, Args)]
 pub(super) struct AddArgs {
@@ -70,13 +95,7 @@ pub(super) struct AddArgs {
     #[command(flatten)]
     safety: Safety,
     #[command(flatten)]
-    cost: Cost,
-    /// A secret that opens the image
-    #[arg(long, value_name = "ID")]
-    key_secret: Option<String>,
-    /// The secret to add
-    #[arg(long, value_name = "ID")]
-    new_secret: Option<String>,
+    passphrases: Passphrases,
     /// The slot it is to go to; the first that is free unless given
     #[arg(long, value_name = "N")]
     slot: Option<u64>,
@@ -84,9 +103,8 @@ pub(super) struct AddArgs {
 
 impl AddArgs {
     pub(super) fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
-        let opens = self.target.secret(tool, "key-secret", self.key_secret.as_deref())?;
-        let new = self.target.secret(tool, "new-secret", self.new_secret.as_deref())?;
-        let cost = self.cost.key_cost();
+        let (opens, new) = self.passphrases.secrets(&self.target, tool)?;
+        let cost = self.passphrases.cost.key_cost();
         let what = KeyChange::Add { opens, new, slot: self.slot, cost: &cost };
         let changed = change(&mut self.target, tool, &self.safety, &what)?;
         self.target.say(tool, &format!("The new passphrase is in {}.", slots(&changed)));
@@ -102,23 +120,21 @@ pub(super) struct ChangeArgs {
     #[command(flatten)]
     safety: Safety,
     #[command(flatten)]
-    cost: Cost,
-    /// The secret that is to open the image no more
-    #[arg(long, value_name = "ID")]
-    key_secret: Option<String>,
-    /// The secret in its place
-    #[arg(long, value_name = "ID")]
-    new_secret: Option<String>,
+    passphrases: Passphrases,
 }
 
 impl ChangeArgs {
     pub(super) fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
-        let old = self.target.secret(tool, "key-secret", self.key_secret.as_deref())?;
-        let new = self.target.secret(tool, "new-secret", self.new_secret.as_deref())?;
-        let cost = self.cost.key_cost();
+        let (old, new) = self.passphrases.secrets(&self.target, tool)?;
+        let cost = self.passphrases.cost.key_cost();
         let what = KeyChange::Change { old, new, cost: &cost };
         let changed = change(&mut self.target, tool, &self.safety, &what)?;
-        self.target.say(tool, &format!("The new passphrase is in {}.", slots(&changed)));
+        let (first, others) = changed.split_at(1.min(changed.len()));
+        self.target.say(tool, &format!("The new passphrase is in {}.", slots(first)));
+        if !others.is_empty() {
+            let text = format!("Removed {}, which the old passphrase opened as well.", slots(others));
+            self.target.say(tool, &text);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

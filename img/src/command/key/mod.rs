@@ -34,7 +34,7 @@ enum Action {
     Test(show::TestArgs),
     /// Add a passphrase
     Add(change::AddArgs),
-    /// Give the slot that a passphrase opens another one
+    /// Put another passphrase in the place of one, which opens nothing afterwards
     Change(change::ChangeArgs),
     /// Remove a slot, or all that a passphrase opens
     Remove(change::RemoveArgs),
