@@ -12,16 +12,17 @@ use tests::luks::Bench;
 const COPY: usize = 16384;
 
 /// A header, as bytes of the whole file.
-struct Image(Vec<u8>);
+pub(crate) struct Image(pub(crate) Vec<u8>);
 
 impl Image {
-    fn json(&self) -> Value {
+    /// The metadata.
+    pub(crate) fn json(&self) -> Value {
         let area = &self.0[4096..COPY];
         serde_json::from_slice(area.split(|byte| *byte == 0).next().unwrap()).unwrap()
     }
 
     /// Puts a JSON area into both copies, with right checksums.
-    fn put(&mut self, text: &[u8]) {
+    pub(crate) fn put(&mut self, text: &[u8]) {
         for at in [0, COPY] {
             let area = &mut self.0[at + 4096..at + COPY];
             area.fill(0);
@@ -207,16 +208,27 @@ fn texts(good: &str) -> Vec<(&'static str, Verdict, Vec<u8>)> {
     ]
 }
 
-/// Whether both open the image: cryptsetup a key slot, we the payload. Our first line, if we refuse.
-fn judge(bench: &Bench) -> (bool, bool, String) {
-    let theirs = bench.cryptsetup("open --test-passphrase --key-file pw bad").code == Some(0);
+/// Whether cryptsetup opens a key slot of the image.
+pub(crate) fn their_verdict(bench: &Bench) -> bool {
+    bench.cryptsetup("open --test-passphrase --key-file pw bad").code == Some(0)
+}
+
+/// Whether we open the payload; our first line, if we refuse.
+pub(crate) fn our_verdict(bench: &Bench) -> (bool, String) {
     let ours = bench.run(
         Ours,
         "qemu-io SECRET -r -c 'read -q 0 4096' --image-opts driver=luks,file.filename=bad,key-secret=s",
     );
     let said = ours.stderr.clone();
     assert!(!said.contains("panicked"), "{ours}");
-    (theirs, ours.code == Some(0) && said.is_empty(), said.lines().next().unwrap_or_default().to_owned())
+    (ours.code == Some(0) && said.is_empty(), said.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Both, cryptsetup's first.
+fn judge(bench: &Bench) -> (bool, bool, String) {
+    let theirs = their_verdict(bench);
+    let (ours, said) = our_verdict(bench);
+    (theirs, ours, said)
 }
 
 fn check(bench: &Bench, what: &str, verdict: Verdict) -> Option<String> {
@@ -228,7 +240,8 @@ fn check(bench: &Bench, what: &str, verdict: Verdict) -> Option<String> {
     }
 }
 
-fn good(bench: &Bench) -> Image {
+/// A header with nothing wrong.
+pub(crate) fn good(bench: &Bench) -> Image {
     let shape = Shape { kdf: Kdf::Argon2id, sector: 4096, detached: false, ..shapes()[0] };
     create_ours(bench, &shape);
     Image(bench.bytes("a"))
@@ -275,6 +288,20 @@ fn patches() -> Vec<(&'static str, usize, Vec<u8>)> {
         ("size huge", 8, u64::MAX.to_be_bytes().to_vec()),
         ("checksum algorithm", 72, b"foo\0".to_vec()),
         ("place", 256, 4096_u64.to_be_bytes().to_vec()),
+        ("sequence id 0", 16, vec![0; 8]),
+        ("sequence id at its end", 16, vec![0xff; 8]),
+        ("label without end", 24, vec![b'x'; 48]),
+        ("checksum algorithm without end", 72, vec![b'x'; 32]),
+        ("no checksum algorithm", 72, vec![0; 32]),
+        ("checksum algorithm sha1", 72, b"sha1\0\0".to_vec()),
+        ("salt", 104, vec![0xff; 64]),
+        ("UUID without end", 168, vec![b'x'; 40]),
+        ("no UUID", 168, vec![0; 40]),
+        ("UUID that is none", 168, b"x\0".to_vec()),
+        ("subsystem without end", 208, vec![b'x'; 48]),
+        ("padding", 264, vec![0xff; 184]),
+        ("checksum", 448, vec![0xff; 64]),
+        ("padding behind", 512, vec![0xff; 3584]),
     ]
 }
 
@@ -350,10 +377,78 @@ fn four_mebibytes_of_metadata_are_read_in_bounded_time_and_memory() {
 }
 
 #[test]
+fn sequence_ids_that_cross_are_read_as_cryptsetup_reads_them() {
+    let bench = bench();
+    let good = good(&bench);
+    let mut wrong = String::new();
+    for (primary, secondary) in [(0, 3), (3, 0), (3, 4), (4, 3), (u64::MAX, 3), (3, u64::MAX), (u64::MAX, 0)]
+    {
+        let mut image = Image(good.0.clone());
+        for (at, seqid, label) in [(0, primary, b"first"), (COPY, secondary, b"other")] {
+            image.0[at + 16..at + 24].copy_from_slice(&seqid.to_be_bytes());
+            image.0[at + 24..at + 29].copy_from_slice(label);
+        }
+        image.seal();
+        bench.write("bad", &image.0);
+        let ours = bench.run(Ours, "qemu-img info --output json bad");
+        let ours: Value = serde_json::from_str(&ours.stdout).unwrap_or_default();
+        // It mends what is older, so it comes last.
+        let theirs = bench.cryptsetup("luksDump bad").stdout;
+        let label = ours["format-specific"]["data"]["label"].as_str().unwrap_or_default();
+        if label.is_empty() || !theirs.contains(&format!("Label:         \t{label}")) {
+            wrong += &format!("{primary} and {secondary}: we {label:?}, cryptsetup {theirs}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn many_slots_that_are_each_cheap_enough_are_not_all_paid_for() {
+    let bench = bench();
+    let mut image = good(&bench);
+    let mut json = image.json();
+    let slot = json["keyslots"]["0"].clone();
+    let names: Vec<_> = (0..32).map(|id| id.to_string()).collect();
+    for (index, name) in names.iter().enumerate() {
+        let mut slot = slot.clone();
+        slot["area"]["offset"] = json!((32768 + index * 258_048).to_string());
+        slot["kdf"] = json!({"type": "pbkdf2", "hash": "sha256", "iterations": 4_000_000, "salt": "AAAA"});
+        json["keyslots"][name] = slot;
+    }
+    json["digests"]["0"]["keyslots"] = json!(names);
+    image.put(json.to_string().as_bytes());
+    bench.write("bad", &image.0);
+    let convert = "convert SECRET --image-opts -O raw driver=luks,file.filename=bad,key-secret=s b";
+    let ran = bench.run(Ours, &format!("qemu-img {convert} --max-kdf-time 3"));
+    assert!(ran.code == Some(1) && ran.stderr.contains("all key slots together"), "{ran}");
+    assert!(ran.stderr.contains("--max-kdf-time SECONDS allows more time"), "{ran}");
+    assert!(ran.stderr.contains("31 (about "), "{ran}");
+    let lint = bench.run(Ours, "qemu-img key lint --max-kdf-time 3 bad");
+    assert!(lint.stdout.contains("(excessive-kdf)"), "{lint}");
+    for line in ["key remove --old-secret s", "amend -o state=inactive,old-secret=s"] {
+        let (command, rest) = line.split_once(' ').unwrap();
+        let ran = bench.run(Ours, &format!("qemu-img {command} {rest} SECRET --max-kdf-time 3 bad"));
+        assert!(ran.code == Some(1), "{line}: {ran}");
+    }
+}
+
+#[test]
+fn memory_for_a_derivation_is_bounded_by_an_option() {
+    let bench = bench();
+    let good = good(&bench);
+    bench.write("bad", &good.0);
+    let convert = "qemu-img convert SECRET --image-opts -O raw driver=luks,file.filename=bad,key-secret=s b";
+    let refused = bench.run(Ours, &format!("{convert} --max-kdf-memory 63"));
+    assert!(refused.stderr.contains("skipped: 0 (64 KiB)"), "{refused}");
+    assert!(refused.stderr.contains("--max-kdf-memory KIB more memory"), "{refused}");
+    bench.ok(Ours, &format!("{convert} --max-kdf-memory 64"));
+}
+
+#[test]
 fn what_a_derivation_costs_is_bounded() {
     let bench = bench();
     let good = good(&bench);
-    for (member, value, says) in [("memory", json!(8 << 20), "MiB"), ("time", json!(u32::MAX), "skipped")] {
+    for (member, value, says) in [("memory", json!(8 << 20), "KiB"), ("time", json!(u32::MAX), "skipped")] {
         let mut image = Image(good.0.clone());
         let mut json = image.json();
         json["keyslots"]["0"]["kdf"][member] = value;

@@ -9,7 +9,8 @@ pub(crate) enum Kdf {
 }
 
 impl Kdf {
-    fn name(self) -> &'static str {
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kdf::Pbkdf2 => "pbkdf2",
             Kdf::Argon2i => "argon2i",
@@ -28,7 +29,15 @@ impl Kdf {
         }
     }
 
-    /// The same for us.
+    /// The same for our `key`.
+    pub(crate) fn cost(self) -> &'static str {
+        match self {
+            Kdf::Pbkdf2 => "--pbkdf-iterations 1000",
+            _ => "--pbkdf-iterations 4 --pbkdf-memory 64 --pbkdf-parallel 2",
+        }
+    }
+
+    /// The same for our `create`.
     fn options(self) -> String {
         match self {
             Kdf::Pbkdf2 => "pbkdf=pbkdf2,pbkdf-iterations=1000".to_owned(),
@@ -55,8 +64,41 @@ const XTS_128: (&str, &str) = ("aes-xts-plain64", "cipher-alg=aes-128,cipher-mod
 const ESSIV: (&str, &str) = ("aes-cbc-essiv:sha256", "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=essiv");
 const CTR: (&str, &str) = ("aes-ctr-plain64", "cipher-alg=aes-192,cipher-mode=ctr");
 
-/// Every derivation with every sector size, every cipher with both, and every one of them with a detached header.
+const XTS_SERPENT: (&str, &str) = ("serpent-xts-plain64", "cipher-alg=serpent-256,cipher-mode=xts");
+const XTS_TWOFISH: (&str, &str) = ("twofish-xts-plain64", "cipher-alg=twofish-256,cipher-mode=xts");
+const CBC: (&str, &str) = ("aes-cbc-plain64", "cipher-alg=aes-128,cipher-mode=cbc");
+
+/// Ciphers and the bits of their keys.
+const CIPHERS: [((&str, &str), u32); 7] = [
+    (XTS, 512),
+    (XTS_128, 256),
+    (ESSIV, 256),
+    (CTR, 192),
+    (CBC, 128),
+    (XTS_SERPENT, 512),
+    (XTS_TWOFISH, 512),
+];
+
+/// The whole of the matrix when `BLOCKIMG_LONG` is set, and else [`few`].
 pub(crate) fn shapes() -> Vec<Shape> {
+    if std::env::var_os("BLOCKIMG_LONG").is_none() {
+        return few();
+    }
+    let mut all = Vec::new();
+    for kdf in [Kdf::Pbkdf2, Kdf::Argon2i, Kdf::Argon2id] {
+        for sector in [512, 1024, 2048, 4096] {
+            for (cipher, key_bits) in CIPHERS {
+                for detached in [false, true] {
+                    all.push(Shape { kdf, sector, cipher, key_bits, detached });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Every derivation with every sector size, every cipher with both, and every one of them with a detached header.
+fn few() -> Vec<Shape> {
     let shape = |kdf, sector, cipher, key_bits, detached| Shape { kdf, sector, cipher, key_bits, detached };
     vec![
         shape(Kdf::Argon2id, 4096, XTS, 512, false),

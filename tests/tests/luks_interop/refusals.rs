@@ -68,7 +68,12 @@ fn what_is_wrong_is_said_in_the_words_of_the_real_tool_and_where_it_is_below() {
         let mut bad = good.clone();
         bad[offset..offset + value.len()].copy_from_slice(&value);
         bench.write("bad", &bad);
-        let [ours, real] = [Ours, Real].map(|whose| bench.run(whose, "qemu-img info -f luks bad"));
+        let line = match what {
+            // We report on a header without payload; its contents are refused as by the real tool.
+            "payload 0" => format!("qemu-io SECRET -c 'read 0 512' --image-opts {}", image("bad")),
+            _ => "qemu-img info -f luks bad".to_owned(),
+        };
+        let [ours, real] = [Ours, Real].map(|whose| bench.run(whose, &line));
         let mut lines = ours.stderr.lines();
         let same = lines.next() == Some(real.stderr.trim_end()) && ours.code == real.code;
         // Without the magic there is no field to point at.
@@ -148,4 +153,62 @@ fn options_that_do_not_go_together_are_refused_in_the_words_of_the_real_tool() {
         assert_eq!(ours, real, "{options}");
         assert!(!bench.path("a").exists(), "{options}");
     }
+}
+
+/// What could be guessed the next time is not written to the start of an image whose format was guessed.
+#[test]
+fn a_format_header_is_not_written_to_the_start_of_an_image_that_was_guessed_to_be_raw() {
+    let bench = Bench::new();
+    let mut headers = vec!["luks".to_owned()];
+    bench.ok(Real, "qemu-img create -q SECRET -f luks -o key-secret=s,iter-time=10 luks 1M");
+    for format in ["qcow", "qcow2"] {
+        bench.ok(Real, &format!("qemu-img create -q -f {format} {format} 1M"));
+        headers.push(format.to_owned());
+    }
+    for header in headers {
+        let mut head = bench.bytes(&header)[..512].to_vec();
+        bench.write("head", &head);
+        for (write, refused) in [
+            ("-c 'write -q -s head 0 512' raw", true),
+            ("-c 'write -q -s head 512 512' raw", false),
+            ("-f raw -c 'write -q -s head 0 512' raw", false),
+        ] {
+            let [ours, real] = [Ours, Real].map(|whose| {
+                bench.write("raw", &[0; 65536]);
+                let ran = bench.run(whose, &format!("qemu-io {write}"));
+                (ran, bench.bytes("raw"))
+            });
+            assert_eq!(ours, real, "{header}: {write}");
+            assert_eq!(
+                ours.0.stderr.contains("write operations on block 0 will be restricted"),
+                !write.starts_with("-f")
+            );
+            assert_eq!(
+                ours.0.stdout.contains("write failed: Operation not permitted"),
+                refused,
+                "{header}: {write}"
+            );
+            assert_eq!(ours.1 == [0; 65536], refused, "{header}: {write}");
+        }
+        // Nor by writing a part of it where the rest is already.
+        head[..4].fill(0);
+        bench.write("raw", &[&head[..], &[0; 65536 - 512]].concat());
+        let [ours, real] =
+            [Ours, Real].map(|whose| bench.run(whose, &format!("qemu-io -c 'write -q -s {header} 0 4' raw")));
+        assert_eq!(ours, real, "{header}");
+        assert!(ours.stdout.contains("Operation not permitted"), "{header}: {ours}");
+    }
+}
+
+/// The real tool does not know LUKS2, and lets anybody write its header.
+#[test]
+fn a_luks2_header_is_not_written_there_either() {
+    let bench = Bench::new();
+    let options = "key-secret=s,version=2,pbkdf=pbkdf2,pbkdf-iterations=1000";
+    bench.ok(Ours, &format!("qemu-img create -q SECRET -f luks -o {options} luks2 1M"));
+    bench.write("head", &bench.bytes("luks2")[..512]);
+    bench.write("raw", &[0; 65536]);
+    let ran = bench.run(Ours, "qemu-io -c 'write -q -s head 0 512' raw");
+    assert!(ran.stdout.contains("write failed: Operation not permitted"), "{ran}");
+    assert!(bench.bytes("raw") == [0; 65536]);
 }
