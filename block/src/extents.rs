@@ -56,12 +56,33 @@ pub struct Extents {
     want: Want,
     /// What was found behind the run handed out last.
     ahead: Option<Result<Extent>>,
+    /// What the file below was said to be last.
+    below: Option<Below>,
+}
+
+/// How far down the file below a layer is asked about at once, in bytes: the answer serves the runs to come too.
+const LOOK_AHEAD: u64 = 1 << 30;
+
+/// A part of the file that stores a layer's bytes.
+#[derive(Debug)]
+struct Below {
+    layer: Arc<Node>,
+    file: Arc<Node>,
+    range: Range<u64>,
+    /// It reads as zeroes.
+    zero: bool,
+}
+
+impl Below {
+    fn covers(&self, layer: &Arc<Node>, file: &Arc<Node>, at: u64) -> bool {
+        self.range.contains(&at) && Arc::ptr_eq(&self.layer, layer) && Arc::ptr_eq(&self.file, file)
+    }
 }
 
 impl Extents {
     /// The extents of `range` of the image whose top layer is `top`.
     pub fn new(top: &Arc<Node>, range: Range<u64>, want: Want) -> Self {
-        Extents { top: Arc::clone(top), at: range.start, end: range.end, want, ahead: None }
+        Extents { top: Arc::clone(top), at: range.start, end: range.end, want, ahead: None, below: None }
     }
 
     /// The next run as the layers report it, not merged with what follows.
@@ -69,7 +90,7 @@ impl Extents {
         if self.at >= self.end {
             return None;
         }
-        let found = find(&self.top, self.at, self.end - self.at, self.want);
+        let found = self.find(self.at, self.end - self.at);
         match &found {
             Ok(extent) => self.at += extent.len,
             Err(_) => self.at = self.end,
@@ -98,35 +119,37 @@ impl Iterator for Extents {
     }
 }
 
-/// The run at `at`, from the first layer that has it.
-fn find(top: &Arc<Node>, at: u64, max: u64, want: Want) -> Result<Extent> {
-    let mut layer = Arc::clone(top);
-    let mut max = max;
-    let mut depth = 0;
-    loop {
-        let mapping = layer.map(at, max, want)?;
-        max = mapping.len;
-        if mapping.kind != MapKind::Absent {
-            let kind = mapping.kind;
-            let zero = matches!(kind, MapKind::Zero | MapKind::ZeroData)
-                || reads_zero_below(&layer.unfiltered(), &mapping, &mut max)?;
-            return Ok(Extent {
-                start: at,
-                len: max,
-                depth,
-                present: kind != MapKind::Hole,
-                zero,
-                data: matches!(kind, MapKind::Data | MapKind::ZeroData),
-                compressed: mapping.compressed,
-                host: host_of(mapping),
-            });
+impl Extents {
+    /// The run at `at`, from the first layer that has it.
+    fn find(&mut self, at: u64, mut max: u64) -> Result<Extent> {
+        let mut lower: Option<Arc<Node>> = None;
+        let mut depth = 0;
+        loop {
+            let layer = lower.as_ref().unwrap_or(&self.top);
+            let mapping = layer.map(at, max, self.want)?;
+            max = mapping.len;
+            if mapping.kind != MapKind::Absent {
+                let kind = mapping.kind;
+                let zero = matches!(kind, MapKind::Zero | MapKind::ZeroData)
+                    || reads_zero_below(layer, &mapping, &mut max, &mut self.below)?;
+                return Ok(Extent {
+                    start: at,
+                    len: max,
+                    depth,
+                    present: kind != MapKind::Hole,
+                    zero,
+                    data: matches!(kind, MapKind::Data | MapKind::ZeroData),
+                    compressed: mapping.compressed,
+                    host: host_of(mapping),
+                });
+            }
+            match layer.backing() {
+                Some(below) if at < below.len()? => lower = Some(below),
+                // Behind the end of a shorter backing file it is as if there were none.
+                _ => return Ok(Extent { host: host_of(mapping), ..Extent::absent(at, max, depth) }),
+            }
+            depth += 1;
         }
-        match layer.backing() {
-            Some(below) if at < below.len()? => layer = below,
-            // Behind the end of a shorter backing file it is as if there were none.
-            _ => return Ok(Extent { host: host_of(mapping), ..Extent::absent(at, max, depth) }),
-        }
-        depth += 1;
     }
 }
 
@@ -136,15 +159,29 @@ fn host_of(mapping: crate::Mapping) -> Option<(Arc<Node>, u64)> {
 }
 
 /// Whether stored bytes are a hole in the file that stores them; narrows `max` to the part that is alike.
-fn reads_zero_below(layer: &Arc<Node>, mapping: &crate::Mapping, max: &mut u64) -> Result<bool> {
+fn reads_zero_below(
+    layer: &Arc<Node>,
+    mapping: &crate::Mapping,
+    max: &mut u64,
+    last: &mut Option<Below>,
+) -> Result<bool> {
     let stored = mapping.plain && mapping.kind != MapKind::Hole;
-    let Some(host) = mapping.host.as_ref().filter(|_| stored) else { return Ok(false) };
-    // A file for data alone is all data, as for the tool we stand in for.
-    let Some(node) = host.node.as_ref().filter(|n| layer.primary().is_some_and(|f| Arc::ptr_eq(n, &f)))
+    let Some((file, at)) =
+        mapping.host.as_ref().filter(|_| stored).and_then(|host| Some((host.node.as_ref()?, host.offset)))
     else {
         return Ok(false);
     };
-    let below = node.map(host.offset, *max, Want::Zeroes)?;
-    *max = below.len.min(*max);
-    Ok(matches!(below.kind, MapKind::Zero | MapKind::ZeroData))
+    if !last.as_ref().is_some_and(|below| below.covers(layer, file, at)) {
+        // A file for data alone is all data, as for the tool we stand in for.
+        if !layer.unfiltered().primary().is_some_and(|primary| Arc::ptr_eq(file, &primary)) {
+            return Ok(false);
+        }
+        let found = file.map(at, LOOK_AHEAD.max(*max), Want::Zeroes)?;
+        let zero = matches!(found.kind, MapKind::Zero | MapKind::ZeroData);
+        let range = at..at.saturating_add(found.len);
+        *last = Some(Below { layer: Arc::clone(layer), file: Arc::clone(file), range, zero });
+    }
+    let Some(below) = last else { return Ok(false) };
+    *max = (below.range.end - at).min(*max);
+    Ok(below.zero)
 }

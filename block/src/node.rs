@@ -540,15 +540,18 @@ impl Node {
     /// # Errors
     /// The driver's.
     pub fn map(self: &Arc<Self>, at: u64, max: u64, want: Want) -> Result<Mapping> {
-        let left = self.len()?.saturating_sub(at);
+        let state = self.state();
+        let driver = &*state.driver;
+        let left = driver.len()?.next_multiple_of(SECTOR).saturating_sub(at);
         if left == 0 || max == 0 {
             return Ok(Mapping { eof: left == 0, ..Mapping::zero(max.max(1)) });
         }
-        let mut limits = self.limits();
-        if self.state().driver.maps_below() {
+        let mut limits = driver.limits();
+        let unit = u64::from(limits.request_align);
+        if driver.maps_below() {
             limits.request_align = 1;
         }
-        let (start, mut mapping) = self.map_unit(cover(at, max.min(left), &limits), at, want)?;
+        let (start, mut mapping) = map_unit(driver, cover(at, max.min(left), &limits), at, want, unit)?;
         let skip = at - start;
         mapping.len = (mapping.len - skip).min(max.min(left));
         mapping.eof = mapping.len == left;
@@ -560,24 +563,6 @@ impl Node {
             mapping.host = None;
         }
         Ok(mapping)
-    }
-
-    /// The run that has the byte `at`, and where it starts. Requests are for whole units; a driver that answers in parts
-    /// of units is taken at its word and asked about the next part.
-    fn map_unit(&self, cover: Range<u64>, at: u64, want: Want) -> Result<(u64, Mapping)> {
-        let mut start = cover.start;
-        loop {
-            let mut mapping = self.state().driver.map(start, cover.end - start, want)?;
-            if start + mapping.len == self.state().driver.len()? {
-                // What is left of the last unit cannot be asked for by itself: it is what its beginning is.
-                let unit = u64::from(self.limits().request_align);
-                mapping.len = (start + mapping.len).next_multiple_of(unit) - start;
-            }
-            if start + mapping.len > at {
-                return Ok((start, mapping));
-            }
-            start += mapping.len.max(1);
-        }
     }
 
     /// Where the room for the state of a machine begins, in bytes; 0 where there is none.
@@ -681,6 +666,30 @@ impl Node {
             result = result.and(child.node().close());
         }
         result
+    }
+}
+
+/// The run that has the byte `at`, and where it starts. Requests are for whole units; a driver that answers in parts
+/// of units is taken at its word and asked about the next part. Of the last unit of `unit` bytes, the end is what
+/// its beginning is.
+fn map_unit(
+    driver: &dyn Driver,
+    cover: Range<u64>,
+    at: u64,
+    want: Want,
+    unit: u64,
+) -> Result<(u64, Mapping)> {
+    let mut start = cover.start;
+    loop {
+        let mut mapping = driver.map(start, cover.end - start, want)?;
+        if start + mapping.len == driver.len()? {
+            // What is left of the last unit cannot be asked for by itself: it is what its beginning is.
+            mapping.len = (start + mapping.len).next_multiple_of(unit) - start;
+        }
+        if start + mapping.len > at {
+            return Ok((start, mapping));
+        }
+        start += mapping.len.max(1);
     }
 }
 

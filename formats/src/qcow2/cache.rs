@@ -22,6 +22,8 @@ pub(super) struct TableCache {
     capacity: usize,
     slots: Vec<Slot>,
     index: HashMap<HostOffset, usize>,
+    /// The slot used last, which is often the next one too.
+    last: usize,
     hand: usize,
     dirty: usize,
     /// Tables somebody is reading from the file without holding the lock, by ticket.
@@ -42,6 +44,7 @@ impl TableCache {
             capacity,
             slots: Vec::new(),
             index: HashMap::new(),
+            last: 0,
             hand: 0,
             dirty: 0,
             loading: HashMap::new(),
@@ -54,21 +57,31 @@ impl TableCache {
         self.table_len
     }
 
+    /// The slot of the table at `at`.
+    fn find(&self, at: HostOffset) -> Option<usize> {
+        match self.slots.get(self.last) {
+            Some(slot) if slot.at == at => Some(self.last),
+            _ => self.index.get(&at).copied(),
+        }
+    }
+
     /// Whether the table at `at` is here.
     pub(super) fn contains(&self, at: HostOffset) -> bool {
-        self.index.contains_key(&at)
+        self.find(at).is_some()
     }
 
     /// The table at `at`, if it is here.
     pub(super) fn get(&mut self, at: HostOffset) -> Option<&[u8]> {
-        let slot = &mut self.slots[*self.index.get(&at)?];
+        self.last = self.find(at)?;
+        let slot = &mut self.slots[self.last];
         slot.used = true;
         Some(&slot.bytes)
     }
 
     /// The table at `at`, to be changed, if it is here.
     pub(super) fn get_mut(&mut self, at: HostOffset) -> Option<&mut [u8]> {
-        let slot = &mut self.slots[*self.index.get(&at)?];
+        self.last = self.find(at)?;
+        let slot = &mut self.slots[self.last];
         self.dirty += usize::from(!slot.dirty);
         (slot.used, slot.dirty) = (true, true);
         Some(&mut slot.bytes)

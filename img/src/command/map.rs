@@ -4,6 +4,7 @@ use super::Tool;
 use crate::cli::{Input, Objects, Report, Run, Share};
 use block::extents::{Extent, Extents};
 use block::graph::{self, OpenFlags};
+use block::tool::Out;
 use block::{Error, Result, Want};
 use clap::Args;
 use std::process::ExitCode;
@@ -60,8 +61,40 @@ fn map(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Text on its way out. Of some images there are millions of lines: they go out many at a time, and no formatting machinery
+/// makes them. What is left goes out at the end, also where that is an error.
+struct Text<'a> {
+    out: &'a Out,
+    text: String,
+}
+
+impl<'a> Text<'a> {
+    /// How much is collected, in bytes.
+    const MANY: usize = 64 << 10;
+
+    fn new(out: &'a Out) -> Self {
+        Text { out, text: String::with_capacity(Self::MANY + 1024) }
+    }
+
+    /// The text, to be added to.
+    fn more(&mut self) -> &mut String {
+        if self.text.len() >= Self::MANY {
+            self.out.print(&self.text);
+            self.text.clear();
+        }
+        &mut self.text
+    }
+}
+
+impl Drop for Text<'_> {
+    fn drop(&mut self) {
+        self.out.print(&self.text);
+    }
+}
+
 fn human(tool: &Tool<'_>, extents: Extents) -> Result<()> {
-    tool.out.line(&format!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"));
+    let mut text = Text::new(tool.out);
+    text.more().push_str(&format!("{:<16}{:<16}{:<16}File\n", "Offset", "Length", "Mapped to"));
     for extent in extents {
         let extent = extent?;
         if !extent.data || extent.zero {
@@ -70,33 +103,46 @@ fn human(tool: &Tool<'_>, extents: Extents) -> Result<()> {
         let Some((node, offset)) = extent.host.as_ref().filter(|_| !extent.compressed) else {
             return Err(Error::unsupported("File contains external, encrypted or compressed clusters."));
         };
-        let [start, len, offset] = [extent.start, extent.len, *offset].map(hex);
-        tool.out.line(&format!("{start:<16}{len:<16}{offset:<16}{}", node.name().filename));
+        let text = text.more();
+        [extent.start, extent.len, *offset].iter().for_each(|value| push_hex(text, *value));
+        text.push_str(&node.name().filename);
+        text.push('\n');
     }
     Ok(())
 }
 
-/// Hexadecimal, with `0x` in front of all but zero.
-fn hex(value: u64) -> String {
-    if value == 0 { "0".to_owned() } else { format!("{value:#x}") }
+/// Adds a column of 16: hexadecimal, with `0x` in front of all but zero.
+fn push_hex(text: &mut String, value: u64) {
+    let start = text.len();
+    if value > 0 {
+        text.push_str("0x");
+    }
+    let digits = value.max(1).ilog2() / 4;
+    for shift in (0..=digits).rev() {
+        let digit = (value >> (4 * shift)) & 15;
+        text.push(char::from(b"0123456789abcdef"[digit as usize]));
+    }
+    let width = text.len() - start;
+    text.push_str(&"                "[width.min(16)..]);
 }
 
 fn json(tool: &Tool<'_>, mut extents: Extents, start: u64) -> Result<()> {
     // There is always an entry: where there is nothing to list, an empty one.
     let nothing = Extent { present: false, zero: false, ..Extent::absent(start, 0, 0) };
     let first = extents.next().unwrap_or(Ok(nothing))?;
-    tool.out.print(&format!("[{}", json_extent(&first)));
+    let mut text = Text::new(tool.out);
+    text.more().push('[');
+    push_json(text.more(), &first);
     for extent in extents {
-        tool.out.print(",\n");
-        tool.out.print(&json_extent(&extent?));
+        let text = text.more();
+        text.push_str(",\n");
+        push_json(text, &extent?);
     }
-    tool.out.print("]\n");
+    text.more().push_str("]\n");
     Ok(())
 }
 
-/// Of some images there are millions: no formatting machinery.
-fn json_extent(extent: &Extent) -> String {
-    let mut text = String::with_capacity(160);
+fn push_json(text: &mut String, extent: &Extent) {
     let mut digits = itoa::Buffer::new();
     for (key, value) in [
         ("{ \"start\": ", extent.start),
@@ -120,5 +166,23 @@ fn json_extent(extent: &Extent) -> String {
         text.push_str(digits.format(*offset));
     }
     text.push('}');
-    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_16_wide_or_as_wide_as_the_number() {
+        for (value, want) in [
+            (0, "0               "),
+            (1, "0x1             "),
+            (0xa0_0000, "0xa00000        "),
+            (u64::MAX, "0xffffffffffffffff"),
+        ] {
+            let mut text = String::new();
+            push_hex(&mut text, value);
+            assert_eq!(text, want);
+        }
+    }
 }
