@@ -197,6 +197,11 @@ impl Bios {
     fn print(&mut self, call: &mut Registers) -> Result<Done> {
         match call.ah() {
             0x0e => self.screen.write_all(&[call.al()])?,
+            // At the cursor, which stays; who draws lines so moves it itself. At most a screen full.
+            0x09 | 0x0a => {
+                let count = usize::from(word(call.regs.rcx)).min(80 * 25);
+                self.screen.write_all(&vec![call.al(); count])?;
+            }
             // The cursor: two lines high, nobody knows where.
             0x03 => {
                 set_word(&mut call.regs.rcx, 0x0607);
