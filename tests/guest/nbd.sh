@@ -52,6 +52,7 @@ fresh() { img create -q -f qcow2 /data/images/now.qcow2 64M; }
 
 readonly IMAGE="-f qcow2 --discard=unmap /data/images/now.qcow2"
 readonly TLS="--object tls-creds-x509,id=tls,endpoint=server,dir=/job/server --tls-creds tls"
+readonly CLIENT="--object tls-creds-x509,id=tls,endpoint=client,dir=/job/client"
 readonly CERTIFICATES="-certfile /job/client/client-cert.pem -keyfile /job/client/client-key.pem \
     -cacertfile /job/client/ca-cert.pem -tlshostname localhost"
 
@@ -170,18 +171,19 @@ killed() {
     kept "$1"
 }
 
-# restarted NAME: a device of ours on a server of ours, which is restarted under load; the kernel sees only a pause.
+# restarted NAME OPTIONS [SERVER-OPTIONS OBJECTS]: a device of ours on a server of ours, which is restarted under load; the
+# kernel sees only a pause.
 restarted() {
     fresh
-    serve -b 127.0.0.1 $IMAGE
-    attach /dev/nbd4 --source "driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=10809,export=disk,$2"
+    serve -b 127.0.0.1 $3 $IMAGE
+    attach /dev/nbd4 $4 --source "driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=10809,export=disk,$2"
     mke2fs /dev/nbd4
     mount -t ext4 /dev/nbd4 /mnt
     (fill /mnt) &
     while [ ! -e /mnt/two/513 ]; do usleep 20000; done
     stop
     usleep 500000
-    serve -b 127.0.0.1 $IMAGE
+    serve -b 127.0.0.1 $3 $IMAGE
     wait $!
     sums /mnt /data/sums/now
     umount /mnt

@@ -7,7 +7,7 @@ mke2fs() { /bin/mke2fs -q -F -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 "
 failures=0
 
 # Seconds one case may take, on the slowest machine.
-readonly LIMIT=200
+readonly LIMIT=300
 
 # Runs a function that ends at the first command that fails, and tells how it went; what it said only when it failed.
 check() {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Longer than any job takes on a slow machine.
-const SECONDS: &str = "600";
+const SECONDS: &str = "1800";
 
 /// What the kernel is told. Periodic ticks survive an emulator that is not scheduled for a while.
 const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 nohz=off highres=off";

@@ -34,6 +34,8 @@ const CASES: &[Case] = &[
     Case("trimmed", Long, "trimmed", Nothing),
     Case("killed", Long, "killed killed", Image),
     Case("restarted", Short, "restarted restarted reconnect-delay=60,reconnect-unsafe=on", Image),
+    Case("restarted-tls", Short,
+        "restarted restarted-tls reconnect-delay=60,reconnect-unsafe=on,tls-creds=tls \"$TLS\" \"$CLIENT\"", Image),
     Case("encrypted", Short, "encrypted encrypted", Nothing),
 ];
 
