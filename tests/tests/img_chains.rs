@@ -252,3 +252,19 @@ fn compressed_copies_are_whole_clusters_wherever_the_source_has_its_holes() {
         real(dir, "qemu-img compare -q -f raw -F qcow2 src.raw dst.qcow2");
     }
 }
+
+#[test]
+fn who_only_looks_at_an_image_does_not_need_its_data_file() {
+    let pair = Pair::new();
+    pair.prepare("qemu-img create -q -f qcow2 -o data_file=data.raw top.qcow2 1M");
+    for whose in [Whose::Ours, Whose::Real] {
+        std::fs::remove_file(pair.dir(whose).join("data.raw")).unwrap();
+    }
+    pair.check(&["create -f qcow2 -b top.qcow2 -F qcow2 over.qcow2", "check top.qcow2", "map top.qcow2"]);
+    let [ours, theirs] = pair.run("qemu-img info top.qcow2").map(|ran| {
+        let told = ran.ok();
+        // How much room files take is the file system's business.
+        told.lines().filter(|line| !line.contains("disk size")).map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(ours, theirs);
+}

@@ -61,6 +61,11 @@ impl OpenCtx<'_> {
         self.children.contains_key(role)
     }
 
+    /// Leaves alone what the options describe in this role.
+    pub fn forgo(&mut self, role: &str) {
+        self.children.remove(role);
+    }
+
     /// Opens the child the options describe in this role.
     ///
     /// # Errors

@@ -64,6 +64,22 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
     Ok(Box::new(Mapped::new(image)))
 }
 
+/// Refuses options that are out of range, or need what version 2 of the format does not have.
+fn check_options(header: &Header, options: &Qcow2Options) -> Result<()> {
+    let v2 = header.version < Version::V3;
+    if options.cache_clean_interval.is_some_and(|seconds| seconds > u32::MAX.into()) {
+        return Err(Error::invalid("Cache clean interval too big"));
+    }
+    if v2 && options.lazy_refcounts == Some(true) {
+        let text = "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
+        return Err(Error::invalid(text));
+    }
+    if v2 && options.discard_no_unref == Some(true) {
+        return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
+    }
+    Ok(())
+}
+
 /// Refuses to write to an image that is marked as corrupt.
 pub(super) fn check_corrupt(header: &Header, flags: OpenFlags) -> Result<()> {
     if header.has(Incompatible::CORRUPT) && flags.writable && !flags.repair {
@@ -98,6 +114,11 @@ pub(super) fn read_header(file: &Child, rules: Rules) -> Result<Header> {
 }
 
 fn open_data_file(ctx: &mut OpenCtx<'_>, header: &Header, perms: Perms) -> Result<Option<Child>> {
+    if ctx.flags.no_io {
+        // Who only looks at an image does not touch files it names.
+        ctx.forgo("data-file");
+        return Ok(None);
+    }
     if !header.has(Incompatible::DATA_FILE) {
         if ctx.has_child("data-file") {
             ctx.child("data-file", perms)?;
@@ -149,13 +170,7 @@ impl Qcow2 {
         };
         let (l2, refcounts) = caches(&header, options)?;
         let caches = Caches::new(file.clone(), data_file.clone(), l2, refcounts);
-        let keep_discarded = options.discard_no_unref.unwrap_or(false);
-        if keep_discarded && header.version < Version::V3 {
-            return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
-        }
-        if options.cache_clean_interval.is_some_and(|seconds| seconds > u32::MAX.into()) {
-            return Err(Error::invalid("Cache clean interval too big"));
-        }
+        check_options(&header, options)?;
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS));
         let meta = Meta {
             geometry: g,
@@ -166,7 +181,7 @@ impl Qcow2 {
             snapshots_unread: checking,
             caches,
             guard: Guard::new(Overlap::from_options(options.overlap_check.as_ref())?),
-            keep_discarded,
+            keep_discarded: options.discard_no_unref.unwrap_or(false),
             free_hint: ClusterIndex(0),
             free_bytes: None,
             pending: Pending::default(),
@@ -178,9 +193,9 @@ impl Qcow2 {
             },
             leases: Leases::default(),
             writable,
-            lazy_refcounts: writable && lazy && header.version >= Version::V3,
+            lazy_refcounts: writable && lazy,
             file_end: 0,
-            external: data_file.is_some(),
+            external: header.has(Incompatible::DATA_FILE),
             header,
         };
         // Always, unless it is preallocated over a file that does not.

@@ -78,7 +78,29 @@ fn filtered_line(line: &str) -> Option<String> {
     if let Some((size, _)) = line.split_once(" ops; ") {
         return Some(size.to_owned());
     }
-    Some(line.to_owned())
+    Some(without_rates(&without_times(line)))
+}
+
+/// The report of a transfer as values between commas, without how long it took.
+fn without_rates(line: &str) -> String {
+    match line.split(',').collect::<Vec<_>>()[..] {
+        [bytes, count, time, ..] if time.starts_with("0:0") => format!("{bytes},{count}"),
+        _ => line.to_owned(),
+    }
+}
+
+/// A line without the moment at which a snapshot was made: the two run one after the other.
+fn without_times(line: &str) -> String {
+    let is_time = |word: &str| {
+        let digits = word.bytes().filter(u8::is_ascii_digit).count();
+        (word.len(), digits) == (10, 8) && word.matches('-').count() == 2
+            || (word.len(), digits) == (8, 6) && word.matches(':').count() == 2
+    };
+    let seconds = ["\"date-sec\":", "\"date-nsec\":"];
+    if seconds.iter().any(|start| line.trim_start().starts_with(start)) {
+        return String::new();
+    }
+    line.split(' ').filter(|word| !is_time(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// What differs in the files, if anything does.

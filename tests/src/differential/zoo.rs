@@ -6,10 +6,12 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// How the real tool makes them.
-const RECIPES: [&str; 16] = [
+const RECIPES: [&str; 19] = [
     "qemu-img create -q -f raw a.raw 1M",
     "qemu-io -f raw a.raw -c 'write -q -P 17 0 300k' -c 'write -q -P 18 700k 1k'",
     "qemu-img create -q -f raw h.raw 2M",
+    // Where a file begins with a hole the real tool does not find out what O_DIRECT asks for.
+    "qemu-io -f raw h.raw -c 'write -q -P 9 0 4k'",
     "qemu-img create -q -f qcow2 q.qcow2 1M",
     "qemu-io -f qcow2 q.qcow2 -c 'write -q -P 33 64k 200k' -c 'write -q -z 512k 64k'",
     "qemu-img create -q -f qcow2 -b a.raw -F raw b.qcow2",
@@ -21,6 +23,8 @@ const RECIPES: [&str; 16] = [
     "qemu-io -f qcow2 e.qcow2 -c 'write -q -P 81 6k 4k'",
     "qemu-img create -q -f qcow2 -b b.qcow2 -F qcow2 t.qcow2 2M",
     "qemu-io -f qcow2 t.qcow2 -c 'write -q -P 97 1M 64k'",
+    "qemu-img create -q -f qcow2 -o data_file=d.raw,data_file_raw=on d.qcow2 512k",
+    "qemu-io -f qcow2 d.qcow2 -c 'write -q -P 113 64k 64k'",
     "qemu-img create -q -f luks --object secret,id=s,data=abc -o key-secret=s,iter-time=10 l.luks 256k",
     "qemu-io --object secret,id=s,data=abc --image-opts driver=luks,key-secret=s,file.filename=l.luks -c 'write -q -P 5 0 9k'",
 ];
