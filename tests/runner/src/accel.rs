@@ -64,6 +64,13 @@ fn by_kvm(machine: &Machine, host: &Host, out: &Out) -> Result<bool> {
         (Host::Interpreted, Some(kernel)) if is_bzimage(&kernel.image)? => {
             "this host's KVM works without hardware virtualisation, and a stock Linux hangs in it".to_owned()
         }
+        (Host::Interpreted, Some(_)) => {
+            // An ELF file may be smaller than Linux, which nobody can tell.
+            out.error_text(
+                "warning: this host's KVM works without hardware virtualisation: a stock Linux hangs in it",
+            );
+            return Ok(true);
+        }
         _ => return Ok(true),
     };
     if machine.accel == Accel::Kvm {
@@ -110,4 +117,37 @@ fn run_kvm(machine: &Machine, disks: Vec<Image>, console: Console) -> Result<Out
 #[cfg(not(target_arch = "x86_64"))]
 fn run_kvm(_machine: &Machine, _disks: Vec<Image>, _console: Console) -> Result<Outcome> {
     Err(Error::unsupported("KVM machines are PCs: this program runs them on x86-64 only"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_runs_what_it_can_on_this_host_and_nothing_is_run_by_another_when_it_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, magic: &[u8]| {
+            let path = dir.path().join(name).to_str().unwrap().to_owned();
+            std::fs::write(&path, [&[0; 0x202], magic].concat()).unwrap();
+            path
+        };
+        let (linux, elf) = (file("bzImage", b"HdrS"), file("elf", b"none"));
+        let out = Out::new("runner".into());
+        let judge = |accel: &str, guest: &[&str], host: &Host| {
+            let words = [&["runner", "--accel", accel], guest].concat();
+            let machine = crate::cli::parse(words.iter().map(Into::into).collect(), &out).unwrap();
+            by_kvm(&machine, host, &out).map_err(|e| e.hint().unwrap_or_default().to_owned())
+        };
+        let (sector, linux, elf) = (&["disk"][..], &["--kernel", &linux][..], &["--kernel", &elf][..]);
+        let none = Host::None("for a test".into());
+        for guest in [sector, linux, elf] {
+            assert_eq!(judge("auto", guest, &Host::Hardware), Ok(true));
+            assert_eq!(judge("tcg", guest, &Host::Hardware), Ok(false));
+            assert_eq!(judge("auto", guest, &none), Ok(false));
+            assert!(judge("kvm", guest, &none).unwrap_err().contains("--accel tcg"));
+        }
+        let interpreted = [sector, linux, elf].map(|guest| judge("auto", guest, &Host::Interpreted));
+        assert_eq!(interpreted, [Ok(true), Ok(false), Ok(true)]);
+        assert!(judge("kvm", linux, &Host::Interpreted).unwrap_err().contains("--accel tcg"));
+    }
 }
