@@ -318,6 +318,20 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Covers every write completed before it began.
     fn flush(&self, level: Level) -> Result<()>;
 
+    /// The file of the host that holds the contents, byte for byte from its beginning.
+    fn host_file(&self) -> Option<&std::fs::File> {
+        None
+    }
+
+    /// Copies `len` bytes from `from`, at its offset `from_at`, without taking them through memory.
+    ///
+    /// # Errors
+    /// `ENOTSUP` where that is not possible, or whatever went wrong: nothing is known then about the bytes from `at` on.
+    fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        let _ = (at, from, from_at, len);
+        Err(crate::Error::from_errno(nix::libc::ENOTSUP))
+    }
+
     /// Changes the length of the contents.
     fn truncate(&self, q: &Quiesced<'_>, to: Resize) -> Result<()> {
         let _ = (q, to);

@@ -93,6 +93,26 @@ impl Image {
         self.node.write(at, from, flags)
     }
 
+    /// Copies bytes of a protocol node without taking them through memory.
+    ///
+    /// # Errors
+    /// A range outside the image, a read-only image, or as for [`Node::copy_in`].
+    pub fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        self.check(at, len)?;
+        self.node.copy_in(at, from, from_at, len)?;
+        if self.cache == WriteCache::Through { self.node.flush(Level::Disk) } else { Ok(()) }
+    }
+
+    /// Writes to the room for the state of a machine.
+    ///
+    /// # Errors
+    /// As for [`Node::write_vmstate`].
+    pub fn write_vmstate(&self, at: u64, from: &IoVec<'_>) -> Result<()> {
+        self.node.write_vmstate(at, from)?;
+        if self.cache == WriteCache::Through { self.node.flush(Level::Disk) } else { Ok(()) }
+    }
+
     /// Makes a range read as zeroes.
     ///
     /// # Errors

@@ -208,7 +208,7 @@ impl Node {
     /// request unit is not whole, so that writing to it would need the right to grow.
     pub fn permit(&self, perms: Perms) -> Result<()> {
         let state = self.state();
-        if state.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::RESIZE) {
+        if state.flags.read_only && perms.own.intersects(Perm::WRITE | Perm::WRITE_UNCHANGED) {
             return Err(Error::new(Kind::ReadOnly, "Block node is read-only").with_errno(nix::libc::EPERM));
         }
         self.permit_for(&state, perms)
@@ -338,6 +338,23 @@ impl Node {
         self.state().flags.detect_zeroes != DetectZeroes::Off
             && !from.is_empty()
             && from.parts().all(crate::buffer::is_zero)
+    }
+
+    /// Copies bytes of another node without taking them through memory; that node's are those of a protocol.
+    ///
+    /// # Errors
+    /// As for [`Driver::copy_in`](crate::Driver::copy_in).
+    pub fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        let limits = self.limits();
+        let range = at..at + len;
+        let unusual =
+            self.state().flags.detect_zeroes != DetectZeroes::Off || cover(at, len, &limits) != range;
+        if unusual {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        self.written.store(true, Ordering::Release);
+        let _guard = self.inflight.begin(range, Mode::Plain);
+        self.state().driver.copy_in(at, from, from_at, len)
     }
 
     fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {

@@ -16,7 +16,9 @@ pub mod qcow2;
 pub mod raw;
 pub mod throwaway;
 
-use block::filter::{blkdebug, blklogwrites, blkverify, compress, copy_on_read, quorum, throttle};
+use block::filter::{
+    blkdebug, blklogwrites, blkverify, compress, copy_on_read, preallocate, quorum, throttle,
+};
 use block::graph::DriverTable;
 use block::protocol::{file, nbd, null, ssh};
 
@@ -39,6 +41,7 @@ pub const DRIVERS: DriverTable = DriverTable(&[
     &blkverify::ROW,
     &compress::ROW,
     &copy_on_read::ROW,
+    &preallocate::ROW,
     &quorum::ROW,
     &throttle::ROW,
 ]);

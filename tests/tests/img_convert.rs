@@ -133,6 +133,26 @@ fn copy_offloading_keeps_what_is_stored() {
 }
 
 #[test]
+fn offloaded_copies_are_the_source_byte_for_byte() {
+    let pair = Pair::new();
+    // Longer than what is copied at once, with an end that is no whole sector.
+    let bytes: Vec<u8> = (0..5_000_001u32).map(|i| (i ^ (i >> 9)) as u8).collect();
+    pair.write("big", &bytes);
+    pair.prepare("qemu-img convert -f raw -O qcow2 big big.qcow2");
+    pair.prepare("qemu-io -f qcow2 -c 'write -P 7 3M 100' -c 'discard 64k 64k' big.qcow2");
+    for words in [
+        "-C -f raw -O raw big",
+        "-C -f qcow2 -O raw big.qcow2",
+        "-C -W -m 3 -f qcow2 -O raw big.qcow2",
+        "-C -O raw --image-opts driver=raw,offset=1536,size=3M,file.filename=big",
+        "-C -O raw --image-opts driver=raw,file.driver=blkdebug,file.image.filename=big",
+        "-C -f raw -O qcow2 big",
+    ] {
+        same_bytes(&pair, words, "out");
+    }
+}
+
+#[test]
 fn targets_have_the_same_bytes_and_the_same_holes() {
     let pair = with_pictures();
     for options in

@@ -312,3 +312,77 @@ fn images_are_reopened_alike() {
         "null-co:// -c 'reopen -r' -c 'write 0 512' -c 'reopen -w' -c 'write 0 512' -c 'reopen -o foo=1'",
     ]);
 }
+
+#[test]
+fn filters_that_make_errors_do_so_alike() {
+    let on = |image: &str, commands: &str| {
+        format!("-t writeback --image-opts {image},image.filename=a.raw {commands}")
+    };
+    let rules = [
+        "event=none",
+        "event=none,inject-error.errno=28",
+        "event=none,inject-error.bogus=1",
+        "errno=5",
+        "errno=x,inject-error.event=none",
+        "event=bogus",
+        "event.x=1",
+        "0=1",
+        "0.event=none,inject-error.errno=5",
+        "0.event=none,inject-error.2.event=none",
+        "1.event=none",
+        "1.event=none,inject-error.event=none",
+        "event=none,set-state.event=none,set-state.new_state=x",
+    ];
+    let lines = rules.map(|rule| on(&format!("driver=blkdebug,inject-error.{rule}"), "-c 'read 0 512'"));
+    check(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let below = "-t writeback --image-opts driver=raw,file.driver=blkdebug,file.image.filename=a.raw";
+    let flush = "file.inject-error.event=none,file.inject-error.iotype=flush,file.inject-error.once=on";
+    check(&[
+        &format!("{below},{flush} -c 'write 0 512' -c flush -c 'read 0 512'"),
+        &format!("{below},file.take-child-perms.0=resize -r -c 'read 0 512'"),
+        &format!("{below},file.take-child-perms.0=write -r -c 'read 0 512'"),
+        &format!("{below},file.take-child-perms.0=write-unchanged -r -c 'read 0 512'"),
+        "-f raw blkverify:a.raw:a.raw -c 'read 0 512'",
+        "blkverify:a.raw:a.raw -c 'read 0 512'",
+    ]);
+}
+
+#[test]
+fn filters_see_what_is_read_and_written_alike() {
+    let group = "--object throttle-group,id=t,x-iops-total=1000";
+    let image = "file.driver=file,file.filename=a.raw";
+    check(&[
+        &format!(
+            "{group} --image-opts driver=throttle,throttle-group=t,{image} -c 'write -P 1 3 999' -c 'read -P 1 3 999'"
+        ),
+        &format!("--image-opts driver=copy-on-read,{image} -c 'read -v 0 32' -c 'write 0 512' -c map"),
+        &format!("-r --image-opts driver=copy-on-read,{image} -c 'read 0 32'"),
+        &format!("--image-opts driver=compress,{image} -c 'read 0 32'"),
+        "--image-opts driver=raw,detect-zeroes=unmap,discard=unmap,file.filename=a.raw -c 'write -P 0 0 8k' -c map",
+        "--image-opts driver=raw,detect-zeroes=unmap,file.filename=a.raw -c 'write -P 0 0 8k' -c map",
+        "--image-opts driver=raw,snapshot=on,file.filename=a.raw -c 'write 0 8k'",
+        "-s -f raw a.raw -c 'write -P 1 0 8k' -c 'read -P 1 0 8k'",
+        "--image-opts driver=preallocate,prealloc-align=1000,file.filename=a.raw -c length",
+        "--image-opts driver=preallocate,bogus=1,file.filename=a.raw -c length",
+        "--image-opts driver=preallocate,file.filename=a.raw -c 'truncate 1M' -c 'write 1000k 24k' -c 'truncate 96k' -c length",
+        "--image-opts driver=quorum,vote-threshold=1,children.0.driver=raw,children.0.file.filename=a.raw -c 'read 0 512'",
+    ]);
+}
+
+#[test]
+fn room_allocated_ahead_is_given_back() {
+    let pair = Pair::new();
+    pair.prepare("qemu-img create -q -f qcow2 a.qcow2 1G");
+    let image = "driver=qcow2,file.driver=preallocate,file.prealloc-align=64k,file.prealloc-size=1M,file.file.filename=a.qcow2";
+    let writes = "-c 'write 0 1M' -c 'write -z 8M 1M' -c 'reopen -r' -c 'reopen -w' -c 'write 2M 64k'";
+    let [ours, real] =
+        pair.run(&format!("qemu-io --image-opts {image} {writes} -c 'write 3M 64k'")).map(|ran| same(&ran));
+    assert_eq!(ours, real);
+    let len = |whose| std::fs::metadata(pair.dir(whose).join("a.qcow2")).unwrap().len();
+    assert_eq!(len(Whose::Ours), len(Whose::Real));
+    Whose::Real.run(pair.dir(Whose::Ours), "qemu-img check -q a.qcow2").ok();
+    // After a crash it is there: the file ends where what was allocated does.
+    let crash = format!("qemu-io --image-opts {image} -c 'write 8M 1M' -c abort");
+    pair.run(&crash);
+    assert!(len(Whose::Ours) > 3 << 20 && len(Whose::Ours) == len(Whose::Real));
+}

@@ -2,8 +2,9 @@
 
 use super::{CopyError, CopyOptions, Observer, Segment};
 use crate::extents::{Extent, Extents};
-use crate::{Image, SECTOR, Want};
+use crate::{Image, Node, SECTOR, Want};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The longest piece of zeroes handed out at once, in bytes: writing it must not hold up the end of the copy.
 const ZEROES: u64 = 1 << 30;
@@ -34,6 +35,8 @@ pub(super) struct Span<'a> {
     pub(super) len: u64,
     /// What it is.
     pub(super) kind: SpanKind,
+    /// Where it is stored as it is, for copies that need not see the bytes.
+    pub(super) stored: Option<(Arc<Node>, u64)>,
 }
 
 /// Walks the sources.
@@ -65,12 +68,14 @@ struct Position<'a> {
 impl<'a> Span<'a> {
     /// The span in pieces that end at multiples of `piece` bytes of the target.
     pub(super) fn pieces(&self, piece: u64) -> impl Iterator<Item = Span<'a>> + use<'a> {
-        let Span { source, source_at, at, len, kind } = *self;
+        let Span { source, source_at, at, len, kind, .. } = *self;
+        let stored = self.stored.clone();
         let mut done = 0;
         std::iter::from_fn(move || {
             let start = at + done;
             let part = (piece - start % piece).min(len - done);
-            let span = Span { source, source_at: source_at + done, at: start, len: part, kind };
+            let stored = stored.as_ref().map(|(node, offset)| (Arc::clone(node), offset + done));
+            let span = Span { source, source_at: source_at + done, at: start, len: part, kind, stored };
             done += part;
             (part > 0).then_some(span)
         })
@@ -163,7 +168,8 @@ impl<'a> Cursor<'a> {
             (kind, len) = whole_clusters(kind, self.at..self.at + len, left, unit, self.chunk);
         }
         let source_at = extent.start;
-        let span = Span { source: &position.segment.image, source_at, at: self.at, len, kind };
+        let stored = extent.host.clone().filter(|_| kind == SpanKind::Plain);
+        let span = Span { source: &position.segment.image, source_at, at: self.at, len, kind, stored };
         self.at += len;
         let here = len.min(extent.len);
         self.ahead = len - here;
@@ -174,7 +180,8 @@ impl<'a> Cursor<'a> {
 
 /// What follows the first `done` bytes of an extent.
 fn after(extent: Extent, done: u64) -> Extent {
-    Extent { start: extent.start + done, len: extent.len - done, ..extent }
+    let host = extent.host.map(|(node, offset)| (node, offset + done));
+    Extent { start: extent.start + done, len: extent.len - done, host, ..extent }
 }
 
 /// Makes a piece of the target whole clusters of `unit` bytes, as compressed ones are written: what is less than that is

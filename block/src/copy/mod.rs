@@ -12,11 +12,11 @@ mod tests;
 mod turn;
 mod worker;
 
-use crate::{Error, Image, SECTOR};
+use crate::{Error, Image, Node, SECTOR};
 use cursor::Cursor;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use turn::Turns;
 
@@ -62,7 +62,7 @@ pub struct CopyOptions {
     pub salvage: bool,
     /// Write compressed clusters of this many bytes.
     pub compressed: Option<u64>,
-    /// What is stored as it is stays stored, as if the host copied it without anybody looking at it.
+    /// What is stored as it is stays stored: the host copies it where it can, and nobody looks at it.
     pub offload: bool,
 }
 
@@ -154,6 +154,7 @@ pub fn copy_at(
         options,
         observer,
         failed: AtomicBool::new(false),
+        offloads: AtomicBool::new(options.offload && !sources.iter().any(|s| is_filtered(s.image.node()))),
         unit,
         throttle: options.rate.map(|rate| Mutex::new(Throttle::new(rate))),
     };
@@ -169,6 +170,11 @@ fn join(handle: std::thread::ScopedJoinHandle<'_, Result<(), CopyError>>) -> Res
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Whether a filter has to see every request to this image.
+fn is_filtered(node: &Arc<Node>) -> bool {
+    node.state().driver.filtered().is_some() || node.children().iter().any(|child| is_filtered(child.node()))
+}
+
 /// What the workers share.
 struct Job<'a> {
     /// The cursor and how many chunks it has handed out.
@@ -181,6 +187,8 @@ struct Job<'a> {
     options: &'a CopyOptions,
     observer: &'a dyn Observer,
     failed: AtomicBool,
+    /// The host has copied everything it was asked to.
+    offloads: AtomicBool,
     /// Data and zeroes meet at multiples of this, in bytes.
     unit: u64,
     throttle: Option<Mutex<Throttle>>,

@@ -43,14 +43,18 @@ impl<'a, 'j> Worker<'a, 'j> {
             let in_turn = self.job.options.order == Order::Sequential;
             let piece = if work > 0 { self.job.piece } else { u64::MAX };
             for (i, part) in span.pieces(piece).enumerate() {
-                if work > 0 {
+                let offload = part.stored.is_some() && self.job.offloads.load(Ordering::Relaxed);
+                if work > 0 && !offload {
                     self.fill(&part)?;
                     self.pack(&part)?;
                 }
                 if in_turn && i == 0 && !self.job.turns.wait(number) {
                     return Ok(());
                 }
-                self.write(&part)?;
+                match offload {
+                    true => self.offload(&part)?,
+                    false => self.write(&part)?,
+                }
             }
             if in_turn {
                 self.job.turns.end(number);
@@ -125,6 +129,17 @@ impl<'a, 'j> Worker<'a, 'j> {
                 self.job.observer.read_failed(span.at + skip, &e);
             }
         }
+    }
+
+    /// Lets the host copy a piece; where it cannot, copies it, and asks no more.
+    fn offload(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
+        let (node, offset) = span.stored.as_ref().expect("only what is stored somewhere is offloaded");
+        if self.job.target.copy_in(span.at, node, *offset, span.len).is_ok() {
+            return Ok(());
+        }
+        self.job.offloads.store(false, Ordering::Relaxed);
+        self.fill(span)?;
+        self.write(span)
     }
 
     fn write(&self, span: &Span<'_>) -> Result<(), CopyError> {

@@ -9,6 +9,7 @@ pub mod blkverify;
 pub mod compress;
 pub mod copy_on_read;
 mod pass;
+pub mod preallocate;
 pub mod quorum;
 pub mod throttle;
 

@@ -15,6 +15,10 @@ pub(super) trait Filter: Send + Sync + fmt::Debug {
     /// The node whose contents are this one's.
     fn below(&self) -> &Child;
 
+    fn len(&self) -> Result<u64> {
+        self.below().len()
+    }
+
     fn children(&self) -> Arc<[Child]> {
         Arc::from([self.below().clone()])
     }
@@ -71,7 +75,7 @@ pub(super) struct Filtered<F>(pub(super) F);
 
 impl<F: Filter> Driver for Filtered<F> {
     fn len(&self) -> Result<u64> {
-        self.0.below().len()
+        self.0.len()
     }
 
     fn limits(&self) -> Limits {

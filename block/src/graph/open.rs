@@ -486,8 +486,10 @@ fn node_name(row: &DriverRow, options: &Options, children: &[Child], common: &Co
 fn layered_name(row: &DriverRow, options: &Options, children: &[Child]) -> String {
     let strong = row.strong_options.iter().any(|key| options.get(key).is_some());
     match children.iter().find(|c| c.role() == "file") {
-        // A name stands for one format on a protocol, not for formats on formats.
-        Some(file) if !strong && is_plain(file) => file.node().name().filename.clone(),
+        // A name stands for one format on a protocol, not for formats on formats or filters.
+        Some(file) if !strong && row.kind == DriverKind::Format && is_plain(file) => {
+            file.node().name().filename.clone()
+        }
         _ => json_name(described(row, options, children)),
     }
 }

@@ -3,7 +3,7 @@
 //! When standard output is not a terminal it is fully buffered and standard error is not, so that errors come first in
 //! a log of both. Scripts and the upstream suite depend on that.
 
-use crate::{Error, Image};
+use crate::{Error, Image, Node};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -72,7 +72,14 @@ impl Out {
 
     /// Warns of a writable image that is raw only because probing found nothing else.
     pub fn warn_if_guessed(&self, image: &Image) {
-        let node = image.node();
+        self.warn_if_node_guessed(image.node());
+    }
+
+    /// The same for one node, after those below it.
+    fn warn_if_node_guessed(&self, node: &Node) {
+        for child in node.children().iter() {
+            self.warn_if_node_guessed(child.node());
+        }
         let name = node.name();
         if node.is_guessed() && !node.is_read_only() && name.driver == "raw" {
             self.to_stderr(&format!(

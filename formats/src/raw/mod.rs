@@ -4,8 +4,8 @@ mod create;
 
 use block::graph::{DriverKind, DriverRow, DriverTable, OpenCtx, Probe, ReopenCtx};
 use block::{
-    Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Perm, Perms, Quiesced, Resize,
-    Result, SECTOR, Want, WriteFlags, ZeroFlags,
+    Child, Driver, Error, Event, IoVec, IoVecMut, Level, Limits, Mapping, Node, Perm, Perms, Quiesced,
+    Resize, Result, SECTOR, Want, WriteFlags, ZeroFlags,
 };
 use secret::options::Size;
 use serde::Deserialize;
@@ -159,6 +159,16 @@ impl Driver for Raw {
         self.keep_raw(at, from)?;
         self.file.node().event(Event("write_aio"));
         self.file.node().write(self.shift(at)?, from, flags)
+    }
+
+    fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        self.keep_inside(at.saturating_add(len))?;
+        if self.guesses.is_some() && at < SECTOR {
+            // What is written there has to be looked at.
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        self.file.node().event(Event("write_aio"));
+        self.file.node().copy_in(self.shift(at)?, from, from_at, len)
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {

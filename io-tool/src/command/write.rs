@@ -82,7 +82,8 @@ pub(super) static TRUNCATE: CommandRow = CommandRow {
 pub(super) static FLUSH: CommandRow = CommandRow {
     short: Some("f"),
     summary: "bring all completed writes to stable storage",
-    ..CommandRow::new("flush", |session, _| Ok(session.image()?.flush()?))
+    // As in qemu-io, only the exit code tells.
+    ..CommandRow::new("flush", |session, _| session.image()?.flush().map_err(|_| Failure::Told))
 };
 
 /// What the options of the writing commands come to.
@@ -219,7 +220,7 @@ fn carry_out(
         return image.write_zeroes(offset..offset + count, flags);
     }
     if special.vmstate {
-        return image.node().write_vmstate(offset, &IoVec::from(buffer));
+        return image.write_vmstate(offset, &IoVec::from(buffer));
     }
     let mut flags = options.flags();
     flags.set(WriteFlags::COMPRESSED, special.compressed);

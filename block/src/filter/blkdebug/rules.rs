@@ -5,7 +5,7 @@ use super::machine::IoType;
 use crate::{Context, Error, Options, Result};
 use secret::options::OptionError;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What is to happen at an event.
 #[derive(Debug, Clone)]
@@ -62,6 +62,12 @@ impl Section {
         }
     }
 
+    /// Whether it has an option of that name.
+    fn has(self, key: &str) -> bool {
+        let one = Options::from_pairs([(key, "0")]);
+        !matches!(one.map(|one| self.check(&one)), Ok(Err(OptionError::Unknown(_))) | Err(_))
+    }
+
     /// What is wrong with the options of a section, if anything is.
     fn check(self, options: &Options) -> Result<(), OptionError> {
         match self {
@@ -115,6 +121,9 @@ pub(super) fn from_options(name: &str, list: Option<&Value>) -> Result<Vec<Rule>
     let groups = list.as_object().ok_or_else(|| {
         Error::invalid(format!("Block protocol 'blkdebug' doesn't support the option '{name}'"))
     })?;
+    if let Some(rule) = sole_rule(section, name, groups)? {
+        return Ok(vec![rule]);
+    }
     let mut rules = Vec::new();
     while let Some(group) = groups.get(&rules.len().to_string()).and_then(Value::as_object) {
         let options = Options::from_map(group.clone())?;
@@ -128,12 +137,35 @@ pub(super) fn from_options(name: &str, list: Option<&Value>) -> Result<Vec<Rule>
     }
     match groups.iter().find(|(key, _)| key.parse::<usize>().map_or(true, |n| n >= rules.len())) {
         Some((key, value)) => {
-            let inner = value.as_object().and_then(|map| map.keys().next());
-            let path = inner.map_or_else(|| key.clone(), |inner| format!("{key}.{inner}"));
-            Err(Error::invalid(format!("Unused option '{path}' for [{name}]")))
+            let index_of_rule = *key == rules.len().to_string() && !value.is_object();
+            Err(Error::invalid(match index_of_rule {
+                true => format!("[{name}] section (index {key}) does not consist of keys"),
+                false => format!("Unused option '{}' for [{name}]", first_leaf(key, value)),
+            }))
         }
         None => Ok(rules),
     }
+}
+
+/// The rule that a section without numbers is.
+fn sole_rule(section: Section, name: &str, group: &Map<String, Value>) -> Result<Option<Rule>> {
+    let (own, rest): (Vec<_>, Vec<_>) =
+        group.iter().partition(|(key, value)| section.has(key) && !value.is_object());
+    if own.is_empty() {
+        return Ok(None);
+    }
+    if let Some((key, value)) = rest.first() {
+        let text = format!("Unknown option '{}' for [{name}]", first_leaf(key, value));
+        return Err(Error::invalid(text));
+    }
+    let options =
+        Options::from_map(own.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect())?;
+    section.rule(&options).map(Some)
+}
+
+fn first_leaf(key: &str, value: &Value) -> String {
+    let inner = value.as_object().and_then(|map| map.keys().next());
+    inner.map_or_else(|| key.to_owned(), |inner| format!("{key}.{inner}"))
 }
 
 /// The rules of a configuration file.

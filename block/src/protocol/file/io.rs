@@ -4,14 +4,15 @@ use super::direct::Alignment;
 use super::{FileDriver, FileKind, FileOptions};
 use crate::graph::ReopenCtx;
 use crate::{
-    Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Perms, Quiesced, Resize, Result,
-    Want, WriteFlags, ZeroFlags,
+    Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Node, Perms, Quiesced, Resize,
+    Result, Want, WriteFlags, ZeroFlags,
 };
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use nix::libc;
 use nix::sys::uio::{preadv, pwritev};
 use serde_json::json;
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -172,6 +173,27 @@ impl Driver for FileDriver {
             done += n;
         }
         self.grown_to(at + done as u64);
+        Ok(())
+    }
+
+    fn host_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
+    fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        let state = from.state();
+        let source = state.driver.host_file().ok_or_else(|| Error::from_errno(libc::ENOTSUP))?;
+        let (mut at, mut from_at) = (offset(at)?, offset(from_at)?);
+        let end = at.checked_add(offset(len)?).ok_or_else(|| Error::from_errno(libc::EFBIG))?;
+        while at < end {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            // The kernel moves both offsets.
+            match retry(|| copy_file_range(source, Some(&mut from_at), &self.file, Some(&mut at), left))? {
+                // The source's file ends here.
+                0 => return Err(Error::from_errno(libc::ENOTSUP)),
+                _ => self.grown_to(u64::try_from(at).unwrap_or(0)),
+            }
+        }
         Ok(())
     }
 
