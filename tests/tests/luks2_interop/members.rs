@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use tests::luks::Bench;
 
 /// Members, by the end of their paths, and why we refuse values of them that cryptsetup takes.
-const STRICTER: [(&str, &str); 6] = [
+const STRICTER: [(&str, &str); 9] = [
+    ("/keyslots/0/priority", "it is a number"),
     ("/af/stripes", "it is a number; programs go by 4000 whatever stands there"),
     ("/segments/0/type", "nothing is known about the contents of such a segment"),
     ("/segments/0/encryption", "cryptsetup asks the kernel, and not when a passphrase is only tried"),
+    ("/segments/0/offset", "the payload would be in another file, which was not named"),
+    ("/config/requirements/mandatory", "cryptsetup asks that only when the payload is opened"),
     ("/digests/0/hash", "without a digest it is not known which key is right"),
     ("/digests/0/salt", "the same"),
     ("/digests/0/digest", "the same"),

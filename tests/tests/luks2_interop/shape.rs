@@ -64,20 +64,13 @@ const XTS_128: (&str, &str) = ("aes-xts-plain64", "cipher-alg=aes-128,cipher-mod
 const ESSIV: (&str, &str) = ("aes-cbc-essiv:sha256", "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=essiv");
 const CTR: (&str, &str) = ("aes-ctr-plain64", "cipher-alg=aes-192,cipher-mode=ctr");
 
-const XTS_SERPENT: (&str, &str) = ("serpent-xts-plain64", "cipher-alg=serpent-256,cipher-mode=xts");
-const XTS_TWOFISH: (&str, &str) = ("twofish-xts-plain64", "cipher-alg=twofish-256,cipher-mode=xts");
+const XTS_PLAIN: (&str, &str) = ("aes-xts-plain", "cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain");
+const CBC_192: (&str, &str) = ("aes-cbc-plain64", "cipher-alg=aes-192,cipher-mode=cbc");
 const CBC: (&str, &str) = ("aes-cbc-plain64", "cipher-alg=aes-128,cipher-mode=cbc");
 
-/// Ciphers and the bits of their keys.
-const CIPHERS: [((&str, &str), u32); 7] = [
-    (XTS, 512),
-    (XTS_128, 256),
-    (ESSIV, 256),
-    (CTR, 192),
-    (CBC, 128),
-    (XTS_SERPENT, 512),
-    (XTS_TWOFISH, 512),
-];
+/// Ciphers and the bits of their keys: those that cryptsetup has without the kernel's crypto.
+const CIPHERS: [((&str, &str), u32); 7] =
+    [(XTS, 512), (XTS_128, 256), (ESSIV, 256), (CTR, 192), (CBC, 128), (XTS_PLAIN, 512), (CBC_192, 192)];
 
 /// The whole of the matrix when `BLOCKIMG_LONG` is set, and else [`few`].
 pub(crate) fn shapes() -> Vec<Shape> {

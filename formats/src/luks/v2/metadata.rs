@@ -428,5 +428,9 @@ fn crypt(at: &At<'_>) -> Result<Crypt> {
 }
 
 fn token(at: &At<'_>) -> Result<Token> {
-    Ok(Token { kind: at.member("type")?.text()?.to_owned(), keyslots: at.member("keyslots")?.ids()? })
+    let kind = at.member("type")?;
+    match kind.text()? {
+        "" => Err(kind.wrong("is empty")),
+        text => Ok(Token { kind: text.to_owned(), keyslots: at.member("keyslots")?.ids()? }),
+    }
 }
