@@ -217,7 +217,12 @@ pub(super) fn geometry(given: &Given, version: Version) -> Result<Geometry> {
             "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
         ));
     }
-    Ok(Geometry { cluster_bits: size.trailing_zeros(), extended_l2: given.extended_l2, refcount_order })
+    Ok(Geometry {
+        cluster_bits: size.trailing_zeros(),
+        extended_l2: given.extended_l2,
+        refcount_order,
+        data_file: given.data_file.is_some(),
+    })
 }
 
 /// log2 of a refcount width in bits.

@@ -86,14 +86,14 @@ impl L2Entry {
         }
     }
 
-    /// Where the cluster is. With an external data file, offset 0 is a place if the copied flag is set.
+    /// Where the cluster is. In an external data file, offset 0 is a place if the copied flag is set.
     #[inline]
     pub(super) fn cluster(self, geometry: Geometry) -> Cluster {
         if self.descriptor & COMPRESSED != 0 {
             return Cluster::Compressed(compressed_place(self.descriptor, geometry));
         }
         match self.descriptor & OFFSET {
-            0 if self.descriptor & COPIED == 0 => Cluster::None,
+            0 if !geometry.data_file || self.descriptor & COPIED == 0 => Cluster::None,
             host => Cluster::Standard(HostOffset(host)),
         }
     }
@@ -209,7 +209,8 @@ pub(super) fn l2_table(l1_entry: u64) -> Option<HostOffset> {
 mod tests {
     use super::*;
 
-    const PLAIN: Geometry = Geometry { cluster_bits: 16, extended_l2: false, refcount_order: 4 };
+    const PLAIN: Geometry =
+        Geometry { cluster_bits: 16, extended_l2: false, refcount_order: 4, data_file: false };
     const EXTENDED: Geometry = Geometry { extended_l2: true, ..PLAIN };
 
     #[test]
@@ -221,6 +222,15 @@ mod tests {
             assert!(place.len >= len && place.len < len + 512, "{place:?} {len}");
             assert_eq!((place.at.0 + place.len) % 512, 0);
         }
+    }
+
+    #[test]
+    fn offset_0_is_a_place_in_a_data_file_only() {
+        let entry = L2Entry { descriptor: COPIED, bitmap: 0 };
+        assert_eq!(entry.cluster(PLAIN), Cluster::None);
+        let external = Geometry { data_file: true, ..PLAIN };
+        assert_eq!(entry.cluster(external), Cluster::Standard(HostOffset(0)));
+        assert_eq!(L2Entry::default().cluster(external), Cluster::None);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(super) struct Geometry {
     pub(super) extended_l2: bool,
     /// log2 of the width of a reference count, in bits.
     pub(super) refcount_order: u32,
+    /// Guest data is in a file of its own, where offset 0 is a place like any other.
+    pub(super) data_file: bool,
 }
 
 impl Geometry {

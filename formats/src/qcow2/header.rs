@@ -341,7 +341,8 @@ fn compression(incompatible: Incompatible, fields: &[u8], v3: bool) -> Result<Co
 
 fn geometry(prologue: &Prologue, incompatible: Incompatible, refcount_order: u32) -> Result<Geometry> {
     let extended_l2 = incompatible.contains(Incompatible::EXTENDED_L2);
-    let geometry = Geometry { cluster_bits: prologue.cluster_bits, extended_l2, refcount_order };
+    let data_file = incompatible.contains(Incompatible::DATA_FILE);
+    let geometry = Geometry { cluster_bits: prologue.cluster_bits, extended_l2, refcount_order, data_file };
     if geometry.subcluster_size() < 512 {
         return invalid(format!("Unsupported subcluster size: {}", geometry.subcluster_size()));
     }

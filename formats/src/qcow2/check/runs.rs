@@ -38,7 +38,8 @@ pub(super) fn first(table: &[u8], g: Geometry, file_len: u64) -> Option<Run> {
 mod tests {
     use super::*;
 
-    const G: Geometry = Geometry { cluster_bits: 16, extended_l2: false, refcount_order: 4 };
+    const G: Geometry =
+        Geometry { cluster_bits: 16, extended_l2: false, refcount_order: 4, data_file: false };
 
     fn run(entries: &[u64], file_len: u64) -> Option<(u64, usize)> {
         let table: Vec<u8> = entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
