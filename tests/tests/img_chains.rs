@@ -268,3 +268,22 @@ fn who_only_looks_at_an_image_does_not_need_its_data_file() {
     });
     assert_eq!(ours, theirs);
 }
+
+#[test]
+fn a_data_file_is_as_long_as_the_real_tool_makes_it() {
+    let pair = Pair::new();
+    pair.check(&[
+        "create -q -f qcow2 -o data_file=raw.data,data_file_raw=on raw.qcow2 100k",
+        "create -q -f qcow2 -o data_file=falloc.data,preallocation=falloc falloc.qcow2 100k",
+        "create -q -f qcow2 -o data_file=sparse.data sparse.qcow2 100k",
+    ]);
+    for size in ["150k", "1M"] {
+        let lines = ["raw", "falloc", "sparse"].map(|name| format!("resize -f qcow2 {name}.qcow2 {size}"));
+        pair.check(&lines);
+        for name in ["raw.data", "falloc.data", "sparse.data"] {
+            let [ours, theirs] = [Whose::Ours, Whose::Real]
+                .map(|whose| std::fs::metadata(pair.dir(whose).join(name)).unwrap().len());
+            assert_eq!(ours, theirs, "{name} at {size}");
+        }
+    }
+}

@@ -100,10 +100,9 @@ impl Qcow2 {
     fn grow(&self, old: u64, to: Resize) -> Result<()> {
         let g = self.geometry;
         self.lock().grow_l1(g.l1_entries(to.size), Room::Exact).context(|| "Failed to grow the L1 table")?;
-        if self.data_file.is_some() && to.prealloc == Prealloc::Off && self.raw_data_file() {
-            self.preallocate(old..to.size, Prealloc::Metadata)?;
-        }
         match to.prealloc {
+            // Where clusters are is no secret: every byte has its place.
+            Prealloc::Off if self.raw_data_file() => self.preallocate(old..to.size, Prealloc::Metadata)?,
             Prealloc::Off => {
                 if let Some(data) = &self.data_file {
                     data.truncate(Resize { exact: false, ..to })?;
@@ -139,7 +138,7 @@ impl Qcow2 {
         let in_file = if mode == Prealloc::Metadata { Prealloc::Off } else { mode };
         meta.caches.write_all_back()?;
         let (child, end) = match &self.data_file {
-            Some(data) => (data, guest.end),
+            Some(data) => (data, g.round_up(guest.end)),
             None => (&self.file, g.round_up(end)),
         };
         if child.len()? < end {
