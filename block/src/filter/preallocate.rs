@@ -60,7 +60,7 @@ impl Preallocate {
         }
         let size = options.prealloc_size.as_ref().map_or(SIZE, |size| size.0);
         let len = file.len()?;
-        let ends = perms.own.contains(Perm::WRITE | Perm::RESIZE).then(|| Ends { data: len, file: len });
+        let ends = perms.own.contains(Perm::WRITE | Perm::RESIZE).then_some(Ends { data: len, file: len });
         Ok(Preallocate { file, align: align.max(1), size, ends: ends.map(Mutex::new) })
     }
 
