@@ -184,13 +184,14 @@ impl MappedFormat for Qcow2 {
     fn limits(&self) -> Limits {
         let cluster = u32::try_from(self.geometry.cluster_size()).unwrap_or(u32::MAX);
         let unit = u32::try_from(self.geometry.subcluster_size()).unwrap_or(u32::MAX);
+        let can_compress = self.data_file.is_none();
         Limits {
             request_align: if self.cipher.is_some() { 512 } else { 1 },
             zero_granularity: unit,
             discard_granularity: cluster,
             zero_init: self.zero_init,
             cluster_size: Some(cluster),
-            write_flags: WriteFlags::COMPRESSED,
+            write_flags: if can_compress { WriteFlags::COMPRESSED } else { WriteFlags::empty() },
             ..Limits::default()
         }
     }
