@@ -6,6 +6,7 @@
 
 use crate::command::{self, Tool};
 use block::graph::{CacheMode, OpenFlags, Source};
+use block::tool::cli::any_value;
 use block::tool::{Out, version};
 use block::{Error, Result};
 use clap::builder::PossibleValuesParser;
@@ -150,15 +151,6 @@ fn protect_size(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
-/// Lets every option take any word as its value, one that looks like an option included.
-fn any_value(command: clap::Command) -> clap::Command {
-    let options = |arg: clap::Arg| {
-        let takes = !arg.is_positional() && arg.get_action().takes_values();
-        if takes { arg.allow_hyphen_values(true) } else { arg }
-    };
-    command.mut_args(options).mut_subcommands(any_value)
-}
-
 fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
         ErrorKind::DisplayHelp => out.print(&e.to_string()),
@@ -179,7 +171,6 @@ fn complaint(e: &clap::Error, last: &str, out: &Out) -> Error {
     };
     let option = context(ContextKind::InvalidArg);
     let name = option.split([' ', '=']).next().unwrap_or_default();
-    let value = context(ContextKind::InvalidValue);
     let text = match e.kind() {
         ErrorKind::InvalidSubcommand => {
             format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
@@ -188,21 +179,12 @@ fn complaint(e: &clap::Error, last: &str, out: &Out) -> Error {
             "Not enough arguments".to_owned()
         }
         ErrorKind::UnknownArgument => format!("unrecognized option '{name}'"),
-        ErrorKind::TooManyValues => format!("option '{name}' doesn't allow an argument"),
-        ErrorKind::InvalidValue if value.is_empty() => missing_value(name, last),
-        ErrorKind::InvalidValue if name == "--output" => return bad_output(),
-        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+        ErrorKind::InvalidValue if name == "--output" && !context(ContextKind::InvalidValue).is_empty() => {
+            return bad_output();
+        }
+        _ => block::tool::cli::complaint(e, last),
     };
     usage_error(out, text)
-}
-
-fn missing_value(name: &str, last: &str) -> String {
-    match last.strip_prefix('-') {
-        Some(short) if !short.starts_with('-') => {
-            format!("option requires an argument -- '{}'", short.chars().next_back().unwrap_or_default())
-        }
-        _ => format!("option '{name}' requires an argument"),
-    }
 }
 
 fn bad_output() -> Error {

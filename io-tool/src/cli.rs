@@ -6,10 +6,9 @@
 use crate::prompt;
 use crate::session::{OpenArgs, Session};
 use block::graph::Source;
-use block::tool::cli::{any_value, complaint};
+use block::tool::cli::{any_value, report};
 use block::tool::{Out, version};
 use block::{Error, Result};
-use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use secret::objects::Added;
 use secret::{OBJECT_TYPES, Registry};
@@ -96,19 +95,6 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Cli, ExitCode> {
     let table = any_value(Cli::command()).version(version());
     let parsed = table.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|e| report(&e, &last, out))
-}
-
-fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
-    match e.kind() {
-        ErrorKind::DisplayHelp => out.print(&e.to_string()),
-        ErrorKind::DisplayVersion => out.line(&format!("{} version {}", out.program(), version())),
-        _ => {
-            let hint = format!("Try '{} --help' for more information", out.program());
-            out.error(&Error::invalid(complaint(e, last)).with_hint(hint));
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
 }
 
 impl Cli {

@@ -4,8 +4,9 @@
 //! one winning, any word taken as a value.
 
 use block::Error;
+use block::tool::cli::{any_value, complaint};
 use block::tool::{Out, version};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -145,14 +146,6 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Cli, ExitCode> {
     parsed.map_err(|e| report(&e, &last, out))
 }
 
-/// Lets every option take any word as its value, one that looks like an option included.
-fn any_value(command: clap::Command) -> clap::Command {
-    command.mut_args(|arg| {
-        let takes = !arg.is_positional() && arg.get_action().takes_values();
-        if takes { arg.allow_hyphen_values(true) } else { arg }
-    })
-}
-
 fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
         ErrorKind::DisplayHelp => out.print(&e.to_string()),
@@ -164,33 +157,6 @@ fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-/// What is wrong with the command line; `last` is its last word, as that is where a value is missing.
-fn complaint(e: &clap::Error, last: &str) -> String {
-    let context = |kind| match e.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        _ => String::new(),
-    };
-    let option = context(ContextKind::InvalidArg);
-    let name = option.split([' ', '=']).next().unwrap_or_default();
-    match e.kind() {
-        ErrorKind::UnknownArgument => match name.strip_prefix('-') {
-            Some(short) if !short.starts_with('-') => format!("invalid option -- '{short}'"),
-            _ => format!("unrecognized option '{name}'"),
-        },
-        ErrorKind::TooManyValues => format!("option '{name}' doesn't allow an argument"),
-        ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
-            match last.strip_prefix('-') {
-                Some(short) if !short.starts_with('-') => format!(
-                    "option requires an argument -- '{}'",
-                    short.chars().next_back().unwrap_or_default()
-                ),
-                _ => format!("option '{name}' requires an argument"),
-            }
-        }
-        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
-    }
 }
 
 /// The command line does not name what to do it with.

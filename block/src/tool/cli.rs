@@ -1,16 +1,35 @@
 //! What the programs' clap tables have in common: the customs of the tools we replace, and their words for what is
 //! wrong with a command line.
 
+use super::{Out, version};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error};
+use std::process::ExitCode;
 
 /// Lets every option take any word as its value, one that looks like an option included.
 pub fn any_value(command: Command) -> Command {
     let options = |arg: Arg| {
-        let takes = !arg.is_positional() && arg.get_action().takes_values();
+        // Some are repeated like values and take none.
+        let empty = arg.get_num_args().is_some_and(|range| !range.takes_values());
+        let takes = !arg.is_positional() && arg.get_action().takes_values() && !empty;
         if takes { arg.allow_hyphen_values(true) } else { arg }
     };
     command.mut_args(options).mut_subcommands(any_value)
+}
+
+/// Prints what clap has to say about a command line whose last word is `last`: help, the version, or what is wrong with
+/// it. Gives the exit status.
+pub fn report(e: &Error, last: &str, out: &Out) -> ExitCode {
+    match e.kind() {
+        ErrorKind::DisplayHelp => out.print(&e.to_string()),
+        ErrorKind::DisplayVersion => out.line(&format!("{} version {}", out.program(), version())),
+        _ => {
+            let hint = format!("Try '{} --help' for more information", out.program());
+            out.error(&crate::Error::invalid(complaint(e, last)).with_hint(hint));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// What is wrong with a command line whose last word is `last`, as that is where a value is missing.

@@ -2,10 +2,9 @@
 
 use crate::machine::{Accel, Disk, Kernel, Machine};
 use block::graph::Source;
-use block::tool::cli::{any_value, complaint};
+use block::tool::cli::{any_value, report};
 use block::tool::{Out, version};
 use block::{Error, Result};
-use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -82,19 +81,6 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Machine, ExitCode>
         out.error(&e);
         ExitCode::FAILURE
     })
-}
-
-fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
-    match e.kind() {
-        ErrorKind::DisplayHelp => out.print(&e.to_string()),
-        ErrorKind::DisplayVersion => out.line(&format!("{} version {}", out.program(), version())),
-        _ => {
-            let hint = format!("Try '{} --help' for more information", out.program());
-            out.error(&Error::invalid(complaint(e, last)).with_hint(hint));
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
 }
 
 impl Cli {

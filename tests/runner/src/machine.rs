@@ -70,6 +70,18 @@ impl Disk {
     }
 }
 
+#[cfg(test)]
+impl Disk {
+    /// An open disk `disk` of `len` bytes in `dir`; every byte is the number of its sector.
+    pub(crate) fn numbered(dir: &std::path::Path, len: usize, read_only: bool) -> Image {
+        let path = dir.join("disk");
+        std::fs::write(&path, (0..len).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
+        let source = Source::Name(path.to_str().unwrap().to_owned());
+        let disk = Disk { source, format: Some("raw".into()), read_only };
+        disk.open(&secret::Registry::new([])).unwrap()
+    }
+}
+
 /// A Linux kernel and what it is started with.
 #[derive(Debug)]
 pub(crate) struct Kernel {

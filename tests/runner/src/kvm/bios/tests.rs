@@ -3,7 +3,7 @@
 use super::disk::{BAD_BUFFER, BAD_REQUEST, SECTOR_NOT_FOUND, WRITE_PROTECTED};
 use super::*;
 use crate::kvm::memory::allocate;
-use block::graph::Source;
+use crate::machine::Disk;
 use block::tool::Out;
 use std::fs;
 use std::sync::mpsc;
@@ -23,11 +23,7 @@ impl Machine {
     /// With one disk whose byte at `n` is that of its sector's number.
     fn new(read_only: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        fs::write(&path, (0..DISK).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
-        let source = Source::Name(path.to_str().unwrap().to_owned());
-        let disk = crate::machine::Disk { source, format: Some("raw".into()), read_only };
-        let image = disk.open(&secret::Registry::new([])).unwrap();
+        let image = Disk::numbered(dir.path(), DISK, read_only);
         let memory = Arc::new(allocate(MEMORY).unwrap());
         install(&memory, 1).unwrap();
         let words = ["runner", "disk"].map(Into::into).to_vec();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kvm::memory::{Memory, allocate};
-use ::block::graph::Source;
+use crate::machine::Disk;
 use std::fs;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -38,11 +38,7 @@ struct Machine {
 impl Machine {
     fn new(read_only: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        fs::write(&path, (0..DISK).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
-        let source = Source::Name(path.to_str().unwrap().to_owned());
-        let disk = crate::machine::Disk { source, format: Some("raw".into()), read_only };
-        let image = disk.open(&secret::Registry::new([])).unwrap();
+        let image = Disk::numbered(dir.path(), DISK, read_only);
         let memory = Arc::new(allocate(MEMORY).unwrap());
         let device = Box::new(Block::new(image, 0).unwrap());
         let device = Mmio::new(device, Arc::clone(&memory), EventFd::new(0).unwrap()).unwrap();
