@@ -7,7 +7,7 @@ use super::meta::{FreedBy, Meta};
 use super::order::Tables;
 use super::refcount::Change;
 use crate::mapped::{ClusterIndex, HostOffset};
-use block::{Error, Level, Result};
+use block::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -94,11 +94,10 @@ impl Meta {
     /// # Errors
     /// The file's.
     pub(super) fn flush_for_good(&mut self) -> Result<()> {
-        let tables = self.release_pending().and_then(|_| {
-            self.caches.write_back(Tables::L2)?;
-            self.caches.file().flush(Level::Os)
-        });
+        let tables = self.release_pending().and_then(|_| self.caches.write_back(Tables::L2));
+        let tables = tables.and_then(|()| self.caches.settle());
         let counts = if self.caches.is_lazy() { Ok(()) } else { self.caches.write_back(Tables::Refcounts) };
+        let counts = counts.and_then(|()| self.caches.settle());
         let say = |what: &str, e: &Error| {
             let text = format!("Failed to flush the {what} cache");
             Error::from_errno(e.errno()).context(text)

@@ -83,7 +83,9 @@ impl Caches {
     pub(super) fn load(&mut self, which: Tables, at: HostOffset) -> Result<&[u8]> {
         if !self.tables(which).contains(at) {
             let mut bytes = vec![0; self.tables(which).table_len()].into_boxed_slice();
-            self.file.node().event(Event(load_event(which)));
+            if which == Tables::L2 {
+                self.file.node().event(Event("l2_load"));
+            }
             self.file.read_exact(at.0, &mut bytes)?;
             self.insert(which, at, bytes)?;
         }
@@ -201,10 +203,10 @@ impl Caches {
         self.write_refcounts()?;
         self.settle()?;
         self.file.node().event(event);
-        self.file.write(at.0, &IoVec::from(bytes), WriteFlags::empty())?;
-        // What the pointer no longer points at may be freed only when it is on stable storage.
+        // What the pointer no longer points at may be freed only when it is on stable storage. Of a write that fails, any
+        // part may have arrived.
         (self.unsettled, self.l2_unsettled) = (true, true);
-        Ok(())
+        self.file.write(at.0, &IoVec::from(bytes), WriteFlags::empty())
     }
 
     /// Writes a new table that nothing points at yet.
@@ -215,12 +217,5 @@ impl Caches {
         self.file.node().event(event);
         self.unsettled = true;
         self.file.write_all(at.0, bytes)
-    }
-}
-
-fn load_event(which: Tables) -> &'static str {
-    match which {
-        Tables::L2 => "l2_load",
-        Tables::Refcounts => "refblock_load",
     }
 }

@@ -100,6 +100,7 @@ impl Meta {
         let block = self.refblock(place.table).ok_or_else(|| Error::from_errno(nix::libc::EINVAL))?;
         let order = self.geometry.refcount_order;
         self.guard_table(Tables::Refcounts, block, Overlap::REFCOUNT_BLOCK)?;
+        self.event("refblock_load");
         set(self.caches.change(Tables::Refcounts, block)?, place.entry, order, count);
         Ok(())
     }

@@ -261,7 +261,6 @@ impl Meta {
             return Ok(());
         }
         self.begin_lazy()?;
-        self.event("l2_alloc_write");
         let old_table = entry::l2_table(old);
         let table = self.allocate(1)?;
         if table.0 == 0 {
