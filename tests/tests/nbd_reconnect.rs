@@ -2,58 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use block::Image;
+use block::graph::{self, Env, OpenFlags, Source};
 use std::fs;
-use std::io::{BufRead, BufReader, PipeReader, Write};
-use std::process::{Child, ChildStdin, Stdio};
 use tempfile::TempDir;
 use tests::Whose;
 use tests::nbd::Server;
 
-/// What a flush says that fails.
-const LOST: &str = "Input/output error";
-
-/// `io-tool` with commands given one at a time.
-struct Io {
-    child: Child,
-    stdin: ChildStdin,
-    /// What it says and what it complains about, in order.
-    output: BufReader<PipeReader>,
-}
-
-impl Io {
-    fn open(socket: &str, more: &str) -> Self {
-        let options = format!("driver=nbd,server.type=unix,server.path={socket},reconnect-delay=60{more}");
-        let mut command = Whose::Ours.command("qemu-io");
-        command.args(["-t", "writeback", "--image-opts", &options]);
-        let (output, input) = std::io::pipe().unwrap();
-        command.stdin(Stdio::piped()).stdout(input.try_clone().unwrap()).stderr(input);
-        let mut child = command.spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        Io { child, stdin, output: BufReader::new(output) }
-    }
-
-    /// What one command says.
-    fn run(&mut self, command: &str) -> String {
-        // The answer to the second marks the end of that to the first.
-        writeln!(self.stdin, "{command}\nlength").unwrap();
-        let mut said = String::new();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "io-tool ended: {said}");
-            if line.contains("4 MiB") && !line.contains("ops") {
-                return said;
-            }
-            said.push_str(&line);
-        }
-    }
-}
-
-impl Drop for Io {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+const EIO: i32 = 5;
+const MIB: usize = 1 << 20;
 
 fn serve(dir: &TempDir) -> Server {
     Server::start(Whose::Ours, dir.path(), &["-t", "-e", "0", "-f", "raw", "a.raw"])
@@ -65,21 +22,37 @@ fn image() -> TempDir {
     dir
 }
 
+/// Our client of the server in `dir`, with more options.
+fn connect(dir: &TempDir, more: &str) -> Image {
+    let socket = dir.path().join("nbd.sock");
+    let options =
+        format!("driver=nbd,server.type=unix,server.path={},reconnect-delay=60{more}", socket.display());
+    let objects = secret::Registry::default();
+    let env = Env { drivers: formats::DRIVERS, objects: &objects };
+    let flags = OpenFlags { writable: true, ..OpenFlags::default() };
+    graph::open(env, &Source::Options(options), None, flags).unwrap()
+}
+
+fn holds(image: &Image, at: u64, len: usize, byte: u8) -> bool {
+    let mut found = vec![0; len];
+    image.read(at, &mut found).unwrap();
+    found.iter().all(|b| *b == byte)
+}
+
 #[test]
 fn after_a_kill_flushed_data_is_there_and_the_client_goes_on() {
     let dir = image();
     let server = serve(&dir);
-    let mut io = Io::open(dir.path().join("nbd.sock").to_str().unwrap(), "");
-    assert!(io.run("w -P 1 0 1M").contains("wrote 1048576/1048576"));
-    assert!(!io.run("f").contains(LOST));
+    let image = connect(&dir, "");
+    image.write(0, &vec![1; MIB]).unwrap();
+    image.flush().unwrap();
     server.kill();
-    assert!(fs::read(dir.path().join("a.raw")).unwrap()[..1 << 20].iter().all(|b| *b == 1));
+    assert!(fs::read(dir.path().join("a.raw")).unwrap()[..MIB].iter().all(|b| *b == 1));
     let server = serve(&dir);
-    assert!(io.run("w -P 2 1M 1M").contains("wrote 1048576/1048576"));
-    assert!(!io.run("f").contains(LOST), "nothing unflushed was lost");
-    assert!(io.run("r -P 1 0 1M").contains("read 1048576/1048576"));
-    assert!(io.run("r -P 2 1M 1M").contains("read 1048576/1048576"));
-    drop(io);
+    image.write(MIB as u64, &vec![2; MIB]).unwrap();
+    image.flush().expect("nothing unflushed was lost");
+    assert!(holds(&image, 0, MIB, 1) && holds(&image, MIB as u64, MIB, 2));
+    image.close().unwrap();
     assert_eq!(server.stop(), Some(0));
 }
 
@@ -88,14 +61,15 @@ fn the_first_flush_after_a_death_tells_of_writes_that_may_be_lost() {
     for (more, fails) in [("", true), (",reconnect-unsafe=on", false)] {
         let dir = image();
         let server = serve(&dir);
-        let mut io = Io::open(dir.path().join("nbd.sock").to_str().unwrap(), more);
-        io.run("w -P 1 0 64k");
+        let image = connect(&dir, more);
+        image.write(0, &vec![1; MIB]).unwrap();
         server.kill();
         let _server = serve(&dir);
-        assert!(io.run("r 0 512").contains("read 512/512"));
-        assert_eq!(io.run("f").contains(LOST), fails, "{more}");
-        assert!(!io.run("f").contains(LOST), "it is told once");
-        assert!(io.run("r -P 1 0 64k").contains("read 65536/65536"), "the page cache outlives a process");
+        assert!(holds(&image, 0, MIB, 1), "the page cache outlives a process");
+        let told = image.flush();
+        assert_eq!(told.as_ref().err().map(block::Error::errno), fails.then_some(EIO), "{more} {told:?}");
+        image.flush().expect("it is told once");
+        image.close().unwrap();
     }
 }
 
