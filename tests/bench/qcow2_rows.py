@@ -75,8 +75,10 @@ def rows(row, bench, files):
     raw, text = ["-f", "raw", bench.source], ["-c", "-f", "raw", files.text, "-O", "qcow2"]
     writes = ["bench", "-w", "-t", "writeback", "-d", "16", "-c", str(WRITES), "-S", str(STEP), "-f", "qcow2", bench.out]
     nothing = bench.nothing
+    encrypted = [*bench.secret, *raw, "-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"]
     return [
         row("raw to qcow2", [*raw, "-O", "qcow2", bench.out], nothing, 1.5),
+        row("raw to qcow2+luks, whole", [*encrypted, bench.out], nothing, 7),
         row("qcow2 to raw", ["-f", "qcow2", files.filled, "-O", "raw", bench.out], nothing, 1.5),
         row("raw to qcow2, zlib", [*text, bench.out], nothing, 2),
         row("raw to qcow2, zstd", [*text, "-o", "compression_type=zstd", bench.out], nothing, 1),
