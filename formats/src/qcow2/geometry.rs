@@ -34,6 +34,12 @@ impl Geometry {
     /// Bytes in an L2 entry.
     #[inline]
     pub(super) fn l2_entry_size(self) -> u64 {
+        self.l2_entry_len() as u64
+    }
+
+    /// The same, for entries in memory.
+    #[inline]
+    pub(super) fn l2_entry_len(self) -> usize {
         if self.extended_l2 { 16 } else { 8 }
     }
 

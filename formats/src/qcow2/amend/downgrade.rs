@@ -170,7 +170,7 @@ impl Meta {
     ) -> Result<()> {
         let g = self.geometry;
         let slice_len = self.caches.tables(Tables::L2).table_len();
-        let size = usize::try_from(g.l2_entry_size()).unwrap_or(8);
+        let size = g.l2_entry_len();
         for start in (0..g.cluster_len()).step_by(slice_len) {
             let slice = table.plus(start as u64);
             let entries: Vec<_> =

@@ -36,7 +36,7 @@ impl Checker<'_> {
 
     fn check_copied_in(&mut self, table: HostOffset, mend: bool, blocks: &mut Blocks) -> Result<()> {
         let g = self.meta.geometry;
-        let size = if g.extended_l2 { 2 * runs::ENTRY } else { runs::ENTRY };
+        let size = g.l2_entry_len();
         let mut bytes = self.load_table(table)?;
         let (mut dirty, mut done) = (false, 0);
         while done < bytes.len() {

@@ -130,7 +130,7 @@ impl Checker<'_> {
             (self.report)("ERROR: I/O error in check_refcounts_l2");
             self.result.check_errors += 1;
         })?;
-        let size = if g.extended_l2 { 2 * runs::ENTRY } else { runs::ENTRY };
+        let size = g.l2_entry_len();
         while done < bytes.len() {
             let rest = &bytes[done..];
             if let Some(run) = self.first_run(rest) {
