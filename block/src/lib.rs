@@ -35,6 +35,7 @@ pub mod protocol;
 pub mod snapshot;
 mod sys;
 pub mod tool;
+pub mod trace;
 
 pub use driver::{
     Breakpoints, Driver, Event, FormatInfo, Host, Level, Limits, MapKind, Mapping, Prealloc, Quiesced,

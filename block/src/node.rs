@@ -5,6 +5,7 @@
 //! and permissions are the business of the two handles, [`Image`](crate::Image) and [`Child`].
 
 mod capability;
+mod requests;
 
 use crate::buffer::{Pool, Pooled};
 use crate::check::{CheckResult, Repair};
@@ -246,11 +247,7 @@ impl Node {
         })
     }
 
-    /// Reads `to.len()` bytes; what lies past the end reads as zeroes.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
+    fn serve_read(&self, at: u64, to: &mut IoVecMut<'_>) -> Result<()> {
         let inside = usize::try_from(self.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
         let body = to.split_to(inside);
         to.fill(0);
@@ -300,14 +297,10 @@ impl Node {
         Ok(())
     }
 
-    /// Writes `from`.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+    fn serve_write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
         if self.detects_zeroes(from) {
             let range = at..at + from.len() as u64;
-            return self.write_zeroes(range, self.detected_flags(flags));
+            return self.serve_zeroes(range, self.detected_flags(flags));
         }
         let limits = self.limits();
         let native = flags & limits.write_flags;
@@ -317,9 +310,10 @@ impl Node {
         if from.is_empty() {
             return Ok(());
         }
+        let flush = flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA);
+        let done = self.write_guarded(at, from, native, &limits).and_then(|()| self.finish_fua(flush));
         self.written.store(true, Ordering::Release);
-        self.write_guarded(at, from, native, &limits)?;
-        self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
+        done
     }
 
     /// Writes with the range entered into the requests in flight; alone there if there is something to be merged.
@@ -340,11 +334,7 @@ impl Node {
             && from.parts().all(crate::buffer::is_zero)
     }
 
-    /// Copies bytes of another node without taking them through memory; that node's are those of a protocol.
-    ///
-    /// # Errors
-    /// As for [`Driver::copy_in`](crate::Driver::copy_in).
-    pub fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+    fn serve_copy(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
         let limits = self.limits();
         let range = at..at + len;
         let unusual =
@@ -438,11 +428,7 @@ impl Node {
         Ok(bytes)
     }
 
-    /// Makes a range read as zeroes.
-    ///
-    /// # Errors
-    /// `Unsupported` when [`ZeroFlags::NO_FALLBACK`] is set and the driver has nothing better than writing zeroes.
-    pub fn write_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
+    fn serve_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
         self.written.store(true, Ordering::Release);
         flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.state().flags.discard);
         let limits = self.limits();
@@ -506,11 +492,7 @@ impl Node {
         })
     }
 
-    /// Gives a range up, if discards are passed on at all; what is not a whole unit stays, unless the driver takes parts.
-    ///
-    /// # Errors
-    /// The driver's; a driver that cannot discard is no error.
-    pub fn discard(&self, range: Range<u64>) -> Result<()> {
+    fn serve_discard(&self, range: Range<u64>) -> Result<()> {
         let limits = self.limits();
         let unit = if limits.discards_parts { 1 } else { limits.request_align };
         let align = u64::from(unit);
@@ -534,11 +516,7 @@ impl Node {
         }
     }
 
-    /// Flushes every write completed before.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn flush(&self, level: Level) -> Result<()> {
+    fn serve_flush(&self, level: Level) -> Result<()> {
         let state = self.state();
         let Some(below) = self.primary() else { return state.driver.flush(level) };
         below.event(Event("flush_to_os"));
@@ -552,11 +530,7 @@ impl Node {
         state.driver.flush(Level::Disk)
     }
 
-    /// What the run at `at` is in this layer; past the end, zeroes.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn map(self: &Arc<Self>, at: u64, max: u64, want: Want) -> Result<Mapping> {
+    fn serve_map(self: &Arc<Self>, at: u64, max: u64, want: Want) -> Result<Mapping> {
         let state = self.state();
         let driver = &*state.driver;
         let left = driver.len()?.next_multiple_of(SECTOR).saturating_sub(at);
@@ -629,11 +603,7 @@ impl Node {
         PRIMARY.iter().find_map(|role| self.child(role))
     }
 
-    /// Changes the length, with nothing else in flight.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn truncate(&self, to: Resize) -> Result<()> {
+    fn serve_truncate(&self, to: Resize) -> Result<()> {
         let quiesced = self.drain();
         self.state().driver.truncate(&quiesced, to)
     }
@@ -667,11 +637,7 @@ impl Node {
         self.state().driver.event(event);
     }
 
-    /// Closes this node and those below, parents first. Every node is closed even when one fails.
-    ///
-    /// # Errors
-    /// The first failure.
-    pub fn close(&self) -> Result<()> {
+    fn serve_close(&self) -> Result<()> {
         let children = self.children();
         // What is written last is what the lowest layers make durable.
         let level = if children.is_empty() { Level::Disk } else { Level::Os };

@@ -1,7 +1,7 @@
 //! Snapshots inside an image: what a format that has them implements, and how the user names one.
 
 use crate::{Error, Kind, Quiesced, Result};
-use secret::options::keyval::{self, Bare};
+use secret::options::keyval::Bare;
 
 /// A snapshot, as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,7 +59,7 @@ impl SnapshotName {
             return Ok(SnapshotName::Either(text.to_owned()));
         }
         let (mut id, mut name) = (None, None);
-        for (key, value) in keyval::pairs(text, Bare::Always)? {
+        for (key, value) in crate::tool::pairs(text, Bare::Always)? {
             match key.as_str() {
                 "snapshot.id" => id = Some(value),
                 "snapshot.name" => name = Some(value),

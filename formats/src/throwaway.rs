@@ -49,10 +49,10 @@ fn described(env: Env<'_>, name: Option<&str>, options: Options) -> Result<Optio
     }
     let mut tree = options;
     let row = tree.get("driver").and_then(Value::as_str).and_then(|driver| env.drivers.find(driver));
-    // A format's name is that of the file below it.
+    // A format's name is that of the file below it, be the format known or not.
     let key = match row {
-        Some(row) if row.kind != DriverKind::Protocol => "file.filename",
-        _ => "filename",
+        Some(row) if row.kind == DriverKind::Protocol => "filename",
+        _ => "file.filename",
     };
     tree.set_default(key, name)?;
     Ok(tree)

@@ -8,6 +8,7 @@ use crate::command::{self, Tool};
 use block::graph::{CacheMode, OpenFlags, Source};
 use block::tool::cli::any_value;
 use block::tool::{Out, version};
+use block::trace::{self, Asked};
 use block::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -21,11 +22,11 @@ use std::sync::Arc;
 #[derive(Debug, Parser)]
 #[command(infer_long_args = true, args_override_self = true, disable_help_subcommand = true)]
 struct Cli {
-    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
+    /// Tell what happens to images: a pattern (help lists the events), or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC")]
-    _trace: Vec<String>,
+    trace: Vec<String>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 /// What to do.
@@ -135,7 +136,23 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Command, ExitCode>
         .after_help(format!("Supported formats: {}", formats.join(" ")));
     let parsed =
         table.try_get_matches_from(protect_size(args)).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map(|cli| cli.command).map_err(|e| report(&e, &last, out))
+    parsed.map_err(|e| report(&e, &last, out)).and_then(|cli| cli.begin(out))
+}
+
+impl Cli {
+    /// What to do once tracing has begun. The error is the exit status.
+    fn begin(self, out: &Out) -> Result<Command, ExitCode> {
+        let asked = trace::start(out, &self.trace).and_then(|asked| match (asked, self.command) {
+            (Asked::Help, _) => Ok(None),
+            (Asked::Trace, Some(command)) => Ok(Some(command)),
+            (Asked::Trace, None) => Err(usage_error(out, "Not enough arguments")),
+        });
+        let command = asked.map_err(|e| {
+            out.error(&e);
+            ExitCode::FAILURE
+        });
+        command?.ok_or(ExitCode::SUCCESS)
+    }
 }
 
 /// Keeps the size that ends a `resize` from being taken for options: `-256K` makes the image smaller.
@@ -175,10 +192,6 @@ fn complaint(e: &clap::Error, last: &str, out: &Out) -> Error {
         ErrorKind::InvalidSubcommand => {
             format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
         }
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "Not enough arguments".to_owned()
-        }
-        ErrorKind::UnknownArgument => format!("unrecognized option '{name}'"),
         ErrorKind::InvalidValue if name == "--output" && !context(ContextKind::InvalidValue).is_empty() => {
             return bad_output();
         }

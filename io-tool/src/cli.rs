@@ -8,6 +8,7 @@ use crate::session::{OpenArgs, Session};
 use block::graph::Source;
 use block::tool::cli::{any_value, report};
 use block::tool::{Out, version};
+use block::trace::{self, Asked};
 use block::{Error, Result};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use secret::objects::Added;
@@ -72,9 +73,9 @@ pub(crate) struct Cli {
     /// What happens to discards: ignore or unmap
     #[arg(short = 'd', long, value_name = "MODE", default_value = "unmap")]
     discard: String,
-    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
+    /// Tell what happens to images: a pattern (help lists the events), or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC")]
-    _trace: Vec<String>,
+    trace: Vec<String>,
     /// Open the image even when another process holds it
     #[arg(short = 'U', long)]
     force_share: bool,
@@ -112,6 +113,9 @@ impl Cli {
 
     /// Whether every command did what it was asked to.
     fn work(self, out: &Out) -> Result<bool> {
+        if trace::start(out, &self.trace)? == Asked::Help {
+            return Ok(true);
+        }
         let Some(objects) = make_objects(out, &self.objects)? else { return Ok(true) };
         let mut session = Session::new(out, &objects, self.image_opts, self.misalign);
         if let Some(open) = self.image()? {

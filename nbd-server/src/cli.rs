@@ -21,12 +21,12 @@ pub(crate) struct Cli {
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<String>,
 
-    /// Port to listen on, or to connect to
-    #[arg(short, long, help_heading = "Connection", default_value = "10809")]
-    pub(crate) port: String,
-    /// Address to listen on, or to connect to
-    #[arg(short, long, value_name = "IFACE", help_heading = "Connection", default_value = "0.0.0.0")]
-    pub(crate) bind: String,
+    /// Port to listen on, or to connect to; 10809 unless given
+    #[arg(short, long, help_heading = "Connection")]
+    pub(crate) port: Option<String>,
+    /// Address to listen on, or to connect to; 0.0.0.0 unless given
+    #[arg(short, long, value_name = "IFACE", help_heading = "Connection")]
+    pub(crate) bind: Option<String>,
     /// Path of the Unix socket to listen on, or to connect to
     #[arg(short = 'k', long, value_name = "PATH", help_heading = "Connection")]
     pub(crate) socket: Option<PathBuf>,
@@ -77,9 +77,9 @@ pub(crate) struct Cli {
     /// The host name to look for in the server's certificate (with --list)
     #[arg(long, value_name = "HOSTNAME", help_heading = "General")]
     pub(crate) tls_hostname: Option<String>,
-    /// Tracing: a pattern, or enable=PATTERN, events=FILE and file=FILE in a list
+    /// Tell what happens to images: a pattern (help lists the events), or enable=PATTERN, events=FILE and file=FILE in a list
     #[arg(short = 'T', long = "trace", value_name = "SPEC", help_heading = "General")]
-    pub(crate) _trace: Vec<String>,
+    pub(crate) trace: Vec<String>,
     /// Go to the background once clients can connect
     #[arg(long, help_heading = "General")]
     pub(crate) fork: bool,

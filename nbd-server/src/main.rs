@@ -10,6 +10,7 @@ mod serve;
 
 use block::tool::daemon::{self, Side};
 use block::tool::{Out, program_name};
+use block::trace::{self, Asked};
 use plan::Job;
 use secret::{OBJECT_TYPES, Registry};
 use std::process::ExitCode;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
+    if trace::start(out, &cli.trace)? == Asked::Help {
+        return Ok(ExitCode::SUCCESS);
+    }
     secret::forbid_core_dump()?;
     let mut objects = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
     for text in &cli.objects {

@@ -52,6 +52,23 @@ bitflags! {
     }
 }
 
+impl Perm {
+    /// How messages call them.
+    fn names(self) -> String {
+        let all = [
+            (Perm::READ, "consistent read"),
+            (Perm::WRITE, "write"),
+            (Perm::WRITE_UNCHANGED, "write unchanged"),
+            (Perm::RESIZE, "resize"),
+        ];
+        all.into_iter()
+            .filter(|(perm, _)| self.contains(*perm))
+            .map(|(_, name)| name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
 /// What the parent of a node wants to do with it, and what it lets others do meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Perms {
@@ -102,6 +119,8 @@ pub struct OpenFlags {
     pub detect_zeroes: DetectZeroes,
     /// Keep in the image what is read from its backing file.
     pub copy_on_read: bool,
+    /// Requests are to reach the kernel by its own queue, which takes direct ones only.
+    pub native_aio: bool,
     /// Others may do anything to the file meanwhile.
     pub force_share: bool,
     /// What others may not do with the image meanwhile.

@@ -2,14 +2,16 @@
 
 use super::name::{has_protocol, json_name};
 use super::reopen::Opened;
-use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perms, Probe};
+use super::{DriverKind, DriverRow, Env, OpenCtx, OpenFlags, Perm, Perms, Probe};
 use crate::node::{DetectZeroes, NodeFlags, NodeName, State};
-use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result, WriteCache};
+use crate::trace::{self, Operation};
+use crate::{Child, Context, Error, Image, IoVecMut, Kind, Node, Options, Result};
+use secret::objects::check_id;
 use secret::options::OWN;
 use secret::options::keyval::{self, Bare};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +20,9 @@ const MAX_DEPTH: u32 = 1000;
 
 /// How many bytes formats get to see when probing.
 const PROBE_BYTES: usize = 2048;
+
+/// Splits an option list.
+type Pairs = fn(&str, Bare<'_>) -> Result<Vec<(String, String)>>;
 
 /// What the user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +43,7 @@ impl Source {
 
     /// The files it names, as far as that can be told without opening it.
     pub fn file_names(&self) -> Vec<String> {
-        let resolved = self.resolve().and_then(|(name, mut options)| {
+        let resolved = self.parse(keyval::pairs).and_then(|(name, mut options)| {
             let name = expand_json(name, &mut options)?;
             Ok((name, options))
         });
@@ -57,10 +62,14 @@ impl Source {
     /// # Errors
     /// An option string that is none.
     pub fn resolve(&self) -> Result<(Option<String>, Options)> {
+        self.parse(crate::tool::pairs)
+    }
+
+    fn parse(&self, pairs: Pairs) -> Result<(Option<String>, Options)> {
         match self {
             Source::Name(name) => Ok((Some(name.clone()), Options::new())),
             Source::Options(text) => {
-                let pairs = keyval::pairs(text, Bare::Switch("file"))?;
+                let pairs = pairs(text, Bare::Switch("file"))?;
                 Ok((None, Options::from_pairs(pairs)?))
             }
         }
@@ -115,27 +124,9 @@ pub fn open_unnamed(env: Env<'_>, source: &Source, format: Option<&str>, flags: 
 ///
 /// # Errors
 /// The cause alone.
-pub fn open_tree(
-    env: Env<'_>,
-    filename: Option<&str>,
-    mut options: Options,
-    flags: OpenFlags,
-) -> Result<Image> {
-    let write = cache_writeback(&mut options)?.unwrap_or(flags.cache.write);
+pub fn open_tree(env: Env<'_>, filename: Option<&str>, options: Options, flags: OpenFlags) -> Result<Image> {
     let node = open_node(env, filename, options, flags)?;
-    Ok(Image::new(node, write))
-}
-
-/// The legacy top-level option `cache.writeback`, which belongs to the image handle and not to a node.
-fn cache_writeback(options: &mut Options) -> Result<Option<WriteCache>> {
-    let Some(value) = options.take("cache.writeback") else { return Ok(None) };
-    #[derive(Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Typed {
-        cache_writeback: bool,
-    }
-    let typed: Typed = Options::from_pairs([("cache-writeback", value)])?.parse()?;
-    Ok(Some(if typed.cache_writeback { WriteCache::Back } else { WriteCache::Through }))
+    Ok(Image::new(node, flags.cache.write))
 }
 
 /// Opens a graph from a file name, options, or both, and gives its top node.
@@ -148,11 +139,29 @@ pub fn open_node(
     options: Options,
     flags: OpenFlags,
 ) -> Result<Arc<Node>> {
-    Opener { env, flags, perms: flags.perms(), depth: 0, guessed: false }.open(
-        filename.map(str::to_owned),
-        options,
-        Layer::Any,
-    )
+    let opener = Opener { env, flags, perms: flags.perms(), depth: 0, guessed: false };
+    let top = opener.open(filename.map(str::to_owned), options, Layer::Any)?;
+    check_unique(&top, &mut HashSet::new())?;
+    Ok(top)
+}
+
+/// Refuses a graph in which two nodes have the same name.
+fn check_unique(node: &Arc<Node>, names: &mut HashSet<String>) -> Result<()> {
+    let name = &node.name().node;
+    if !names.insert(name.clone()) {
+        return Err(Error::invalid(format!("Duplicate nodes with node-name='{name}'")));
+    }
+    node.children().iter().try_for_each(|child| check_unique(child.node(), names))
+}
+
+/// The longest name of a node, in bytes.
+const MAX_NODE_NAME: usize = 31;
+
+/// # Errors
+/// Not a name that a node can be given.
+fn check_node_name(name: &str) -> Result<()> {
+    check_id(name).map_err(|_| Error::invalid(format!("Invalid node-name: '{name}'")))?;
+    if name.len() > MAX_NODE_NAME { Err(Error::invalid("Node name too long")) } else { Ok(()) }
 }
 
 pub(super) fn open_child(
@@ -167,7 +176,7 @@ pub(super) fn open_child(
     }
     let mut flags = below(parent.flags);
     // While probing, nobody has said yet what the node is going to be used for.
-    let writes = super::Perm::WRITE | super::Perm::WRITE_UNCHANGED;
+    let writes = Perm::WRITE | Perm::WRITE_UNCHANGED;
     flags.writable &= perms.own.is_empty() || perms.own.intersects(writes);
     let opener = Opener { env: parent.env, flags, perms, depth, guessed: false };
     match source {
@@ -249,14 +258,15 @@ struct CacheSwitches {
 }
 
 /// The names of the options every node takes.
-pub(super) const COMMON: [&str; 8] = [
+pub(super) const COMMON: [&str; 9] = [
     "node-name",
     "read-only",
     "auto-read-only",
     "force-share",
     "discard",
     "detect-zeroes",
-    "cache",
+    "cache.direct",
+    "cache.no-flush",
     "active",
 ];
 
@@ -269,6 +279,7 @@ impl Opener<'_> {
     fn open(mut self, filename: Option<String>, mut options: Options, layer: Layer) -> Result<Arc<Node>> {
         let filename = expand_json(filename, &mut options)?;
         let common = self.take_common(&mut options)?;
+        self.forgo_backing(&mut options);
         let named = self.named_driver(&mut options)?;
         match named {
             Some(row) if row.kind == DriverKind::Protocol => self.protocol(row, filename, options, &common),
@@ -284,17 +295,28 @@ impl Opener<'_> {
         }
     }
 
+    /// Obeys the older way to say that there is to be no backing file.
+    fn forgo_backing(&mut self, options: &mut Options) {
+        if options.get_str("backing") == Some("") {
+            crate::tool::warning("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+            options.take("backing");
+            self.flags.no_backing = true;
+        }
+    }
+
     pub(super) fn take_common(&mut self, options: &mut Options) -> Result<Common> {
         let mut tree = Options::new();
         for key in COMMON {
             if let Some(value) = options.take(key) {
-                match value {
-                    Value::Object(map) => tree.merge(key, Options::from_map(map)?)?,
-                    value => tree.set(key, value)?,
-                }
+                tree.set(key, value)?;
             }
         }
         let common = Common { given: tree.clone(), inherited: self.flags, ..tree.parse()? };
+        common.node_name.as_deref().map_or(Ok(()), check_node_name)?;
+        if self.depth == 0 && common.active == Some(false) && self.perms.own.intersects(Perm::CHANGES) {
+            let wanted = self.perms.own.names();
+            return Err(Error::invalid(format!("Permission '{wanted}' unavailable on inactive node")));
+        }
         let flags = &mut self.flags;
         flags.writable &= !common.read_only.unwrap_or(false);
         flags.force_share |= common.force_share.unwrap_or(false);
@@ -346,7 +368,7 @@ impl Opener<'_> {
 
     /// Opens the protocol, looks at what is there, and puts the format on it.
     fn probed(self, filename: Option<String>, mut options: Options, common: &Common) -> Result<Arc<Node>> {
-        let below = match child_source(filename, options.take("file")) {
+        let below = match child_source(filename, options.take("file"), Layer::Protocol) {
             None | Some(ChildSource::Nothing) => {
                 return Err(Error::invalid("Must specify either driver or file"));
             }
@@ -358,7 +380,7 @@ impl Opener<'_> {
             Some(ChildSource::Opened(node)) => node,
             Some(ChildSource::Describe { filename, options }) => {
                 // A filter keeps the rights its child was opened with.
-                let perms = Perms { own: self.flags.perms().own, shared: super::Perm::all() };
+                let perms = Perms { own: self.flags.perms().own, shared: Perm::all() };
                 let flags = below(self.flags);
                 let depth = self.depth + 1;
                 let opener = Opener { env: self.env, flags, perms, depth, guessed: false };
@@ -392,14 +414,29 @@ impl Opener<'_> {
             )));
         }
         let name = node_name(row, &ctx.options, &ctx.opened, common);
+        if common.active != Some(false) {
+            ctx.opened.iter().try_for_each(|child| check_active(child, &name))?;
+        }
         let OpenCtx { options, .. } = ctx;
         let opened =
             Opened { row, options, common: common.given.clone(), inherited: common.inherited, depth };
         let flags = NodeFlags { guessed, ..flags.for_node() };
         let node = Node::with_state(State { driver, flags, opened: Some(opened) }, name);
         node.permit(perms)?;
+        trace::tell(Operation::Open, node.name(), || format!(" filename \"{}\"", node.name().filename));
         Ok(node)
     }
+}
+
+/// Refuses a node that is not in use below one that is.
+fn check_active(child: &Child, parent: &NodeName) -> Result<()> {
+    let state = child.node().state();
+    let active = state.opened.as_ref().and_then(|opened| opened.common.get("active"));
+    if active.is_none_or(|active| *active != Value::from(false) && *active != Value::from("off")) {
+        return Ok(());
+    }
+    let (role, below, above) = (child.role(), &child.node().name().node, &parent.node);
+    Err(Error::invalid(format!("Inactive '{below}' can't be a {role} child of active '{above}'")))
 }
 
 /// Turns a `json:{…}` file name into options; those given directly win.
@@ -426,7 +463,7 @@ fn take_children(
         // How the file name of a filter names its child.
         let inner = || options.take(&format!("x-{role}"))?.as_str().map(str::to_owned);
         let name = name.or_else(inner);
-        if let Some(source) = child_source(name, options.take(role)) {
+        if let Some(source) = child_source(name, options.take(role), layer_of(row.kind, role)) {
             children.insert(*role, source);
         }
     }
@@ -437,7 +474,8 @@ fn both() -> Error {
     Error::invalid("Cannot reference an existing block device with additional options or a new filename")
 }
 
-fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildSource> {
+/// What is to become a child on this layer; only a protocol needs no more than a name among the options.
+fn child_source(filename: Option<String>, value: Option<Value>, layer: Layer) -> Option<ChildSource> {
     match value {
         Some(Value::Null) if filename.is_none() => Some(ChildSource::Nothing),
         None | Some(Value::Null) => {
@@ -446,7 +484,8 @@ fn child_source(filename: Option<String>, value: Option<Value>) -> Option<ChildS
         Some(Value::Object(map)) if map.contains_key(OWN) => Some(ChildSource::Both),
         Some(Value::Object(map)) => {
             let mut options = Options::from_map(map).unwrap_or_default();
-            let named = options.get("driver").is_none().then(|| options.take("filename")).flatten();
+            let named = options.get("driver").is_none() && layer == Layer::Protocol;
+            let named = named.then(|| options.take("filename")).flatten();
             let filename = filename.or_else(|| named.and_then(|v| v.as_str().map(str::to_owned)));
             Some(ChildSource::Describe { filename, options })
         }

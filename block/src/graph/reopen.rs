@@ -173,15 +173,11 @@ fn check_fixed(node: &Node, delta: &mut Options) -> Result<()> {
             return Err(cannot_change(key));
         }
     }
-    match delta.get("cache.writeback") {
-        Some(_) => Err(cannot_change("cache.writeback")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn move_option(key: &str, from: &mut Options, to: &mut Options) -> Result<()> {
     match from.take(key) {
-        Some(Value::Object(group)) => to.merge(key, Options::from_map(group)?),
         Some(value) => to.set(key, value),
         None => Ok(()),
     }

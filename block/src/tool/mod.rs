@@ -9,6 +9,8 @@ pub mod size;
 
 pub use out::Out;
 
+use crate::Result;
+use secret::options::keyval::{self, Bare};
 use std::path::Path;
 
 /// The program's name for messages: the base name it was started under.
@@ -25,6 +27,15 @@ pub fn version() -> &'static str {
 /// Prints a warning on standard error, at once, as [`notice`].
 pub fn warning(text: &str) {
     notice(&format!("{}: warning: {text}", program_name()));
+}
+
+/// The pairs of an option list, as [`keyval::pairs`] gives them, with a warning for each word that is a switch.
+///
+/// # Errors
+/// As for [`keyval::pairs`].
+pub fn pairs(list: &str, bare: Bare<'_>) -> Result<Vec<(String, String)>> {
+    keyval::short_forms(list, bare).iter().for_each(|text| warning(text));
+    keyval::pairs(list, bare)
 }
 
 /// A time in seconds since 1970 as people here read it.

@@ -4,6 +4,7 @@
 //! into a type that derives `serde::Deserialize` ([`de`]). A key that the type does not have is an error naming it.
 
 pub mod de;
+pub mod glob;
 pub(crate) mod json;
 pub mod keyval;
 pub mod number;
