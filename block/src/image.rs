@@ -257,6 +257,15 @@ impl Child {
         self.node.write_zeroes(range, flags)
     }
 
+    /// Copies bytes of another node without taking them through memory.
+    ///
+    /// # Errors
+    /// As for [`Node::copy_in`], or a write past the end without the right to grow.
+    pub fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        self.check(at, len)?;
+        self.node.copy_in(at, from, from_at, len)
+    }
+
     /// Gives a range up.
     ///
     /// # Errors

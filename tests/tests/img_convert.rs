@@ -147,8 +147,18 @@ fn offloaded_copies_are_the_source_byte_for_byte() {
         "-C -O raw --image-opts driver=raw,offset=1536,size=3M,file.filename=big",
         "-C -O raw --image-opts driver=raw,file.driver=blkdebug,file.image.filename=big",
         "-C -f raw -O qcow2 big",
+        "-C -f raw -O qcow2 -o cluster_size=512 big",
+        "-C -f qcow2 -O qcow2 big.qcow2",
+        "-C -f qcow2 -O qcow2 -o extended_l2=on,cluster_size=2M big.qcow2",
     ] {
         same_bytes(&pair, words, "out");
+    }
+    for format in ["raw", "qcow2"] {
+        let line = format!("qemu-img -T node_copy convert -C -f raw -O {format} big out");
+        let ran = Whose::Ours.run(pair.dir(Whose::Ours), &line);
+        let copied = |line: &str| line.contains(&format!(" driver {format} ")) && line.ends_with(": ok");
+        assert!(ran.code == Some(0) && ran.stderr.lines().all(|line| line.ends_with(": ok")), "{ran}");
+        assert!(ran.stderr.lines().any(copied), "{ran}");
     }
 }
 

@@ -10,7 +10,7 @@ use block::graph::ReopenCtx;
 use block::overlay::{Emptying, Overlay};
 use block::snapshot::Snapshots;
 use block::{
-    Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping,
+    Child, Driver, Error, Event, FormatInfo, Host, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Node,
     Prealloc, Quiesced, Resize, Result, VmState, Want, WriteFlags, ZeroFlags,
 };
 use std::ops::Range;
@@ -94,6 +94,12 @@ impl<F: MappedFormat> Driver for Mapped<F> {
             false => self.write_at(GuestOffset(at), from),
         };
         self.format.written(&(at..at + from.len() as u64));
+        done
+    }
+
+    fn copy_in(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        let done = self.copy_at(GuestOffset(at), from, from_at, len);
+        self.format.written(&(at..at + len));
         done
     }
 

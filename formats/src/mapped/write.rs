@@ -2,7 +2,7 @@
 
 use super::{CRYPT_PIECE, GuestOffset, HostOffset, Lease, Mapped, MappedFormat, Place, Reader, Reservation};
 use block::buffer::Buffer;
-use block::{Error, IoVec, IoVecMut, Result, Want, WriteFlags, ZeroFlags};
+use block::{Error, IoVec, IoVecMut, Node, Result, SECTOR, Want, WriteFlags, ZeroFlags};
 use std::ops::Range;
 
 /// Zeroes around a write that are sent along with it; longer runs are written as zeroes by the file.
@@ -52,35 +52,60 @@ impl<F: MappedFormat> Mapped<F> {
             let len = reservation.len;
             after = Some(reservation.host.plus(len));
             let piece = from.slice(done, usize::try_from(len).unwrap_or(usize::MAX));
-            self.write_reserved(at, &piece, reservation)?;
+            let host = reservation.host.0;
+            self.fill(at, reservation, |head, tail| {
+                let mut whole = IoVec::new();
+                whole.push(head);
+                piece.parts().for_each(|part| whole.push(part));
+                whole.push(tail);
+                let lead = head.len() as u64;
+                self.send(GuestOffset(at.0 - lead), host - lead, &whole)
+            })?;
             done += piece.len();
             at = at.plus(len);
         }
         Ok(())
     }
 
-    fn write_reserved(
+    /// Copies `len` bytes of a node, from its offset `from_at`, to `at`, without taking them through memory.
+    pub(super) fn copy_at(&self, at: GuestOffset, from: &Node, from_at: u64, len: u64) -> Result<()> {
+        if self.format.cipher().is_some() {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
+        let (mut done, mut after) = (0, None);
+        while done < len {
+            let here = at.plus(done);
+            let reservation = self.format.reserve(here, len - done, after)?;
+            let (part, host) = (reservation.len, reservation.host);
+            after = Some(host.plus(part));
+            self.fill(here, reservation, |head, tail| {
+                let lead = head.len() as u64;
+                self.send(GuestOffset(here.0 - lead), host.0 - lead, &head.into())?;
+                self.format.data().copy_in(host.0, from, from_at + done, part)?;
+                self.send(here.plus(part), host.0 + part, &tail.into())
+            })?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Fills what was reserved for a write at `at`: `put` gets what belongs before and behind the write.
+    fn fill(
         &self,
         at: GuestOffset,
-        from: &IoVec<'_>,
         reservation: Reservation<F::Token>,
+        put: impl FnOnce(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Reservation { host, pin, lease, .. } = reservation;
+        let Reservation { len, host, pin, lease } = reservation;
         let mut held = Held { format: &self.format, lease };
-        let Some(lease) = &held.lease else { return self.send(at, host.0, from) };
+        let Some(lease) = &held.lease else { return put(&[], &[]) };
         let (covers, blank) = (lease.covers.clone(), lease.blank);
-        let end = at.0 + from.len() as u64;
         let head = self.around(covers.start..at.0, host.0 - (at.0 - covers.start), blank)?;
-        let tail = self.around(end..covers.end, host.0 + from.len() as u64, blank)?;
+        let tail = self.around(at.0 + len..covers.end, host.0 + len, blank)?;
         if [&head, &tail].iter().any(|part| matches!(part, Around::Bytes(_))) {
             self.announce("cow_write");
         }
-        let mut whole = IoVec::new();
-        whole.push(head.part());
-        from.parts().for_each(|part| whole.push(part));
-        whole.push(tail.part());
-        let lead = head.part().len() as u64;
-        self.send(GuestOffset(at.0 - lead), host.0 - lead, &whole)?;
+        put(head.part(), tail.part())?;
         let lease = held.lease.take().expect("it was there a moment ago");
         let done = self.format.commit(lease);
         drop(pin);
@@ -96,7 +121,9 @@ impl<F: MappedFormat> Mapped<F> {
         // Encrypted, zeroes are as good as any other bytes.
         if self.format.cipher().is_none() && self.reads_zero(guest.clone())? {
             if blank {
-                return Ok(Around::Nothing);
+                // Zeroes are there already, but a file ends with a whole sector.
+                let rest = (host.next_multiple_of(SECTOR) - host).min(len);
+                return Ok(Around::Zeroes(usize::try_from(rest).unwrap_or(0)));
             }
             self.announce("cluster_alloc_space");
             if len <= ZEROES.len() as u64 {
@@ -143,6 +170,9 @@ impl<F: MappedFormat> Mapped<F> {
 
     /// Writes to the file for data, encrypting where the image is.
     fn send(&self, at: GuestOffset, host: u64, from: &IoVec<'_>) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
         self.announce("write_aio");
         let Some(cipher) = self.format.cipher() else {
             return self.format.data().write(host, from, WriteFlags::empty());

@@ -41,10 +41,24 @@ struct Raw {
 }
 
 fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
-    let options: RawOptions = ctx.options()?;
-    let file = ctx.child("file", options.perms(ctx.perms))?;
-    let guesses = ctx.guessed.then_some(ctx.env.drivers);
+    let options = ctx.options::<RawOptions>();
+    // That there is no file, or what it is, is said before what is wrong with the options.
+    let perms = options.as_ref().map_or(ctx.perms, |options| options.perms(ctx.perms));
+    let file = ctx.child("file", perms)?;
+    if ctx.guessed && ctx.flags.writable {
+        ctx.warn(&warning(&file.node().name().filename));
+    }
+    let (options, guesses) = (options?, ctx.guessed.then_some(ctx.env.drivers));
     Ok(Box::new(Raw::new(file, &options, guesses)?))
+}
+
+/// A guest that can write the first sector of a raw image can make it look like another format.
+fn warning(name: &str) -> String {
+    format!(
+        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+         Specify the 'raw' format explicitly to remove the restrictions.\n"
+    )
 }
 
 impl RawOptions {
@@ -168,7 +182,7 @@ impl Driver for Raw {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
         self.file.node().event(Event("write_aio"));
-        self.file.node().copy_in(self.shift(at)?, from, from_at, len)
+        self.file.copy_in(self.shift(at)?, from, from_at, len)
     }
 
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
