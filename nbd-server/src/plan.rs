@@ -14,6 +14,12 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The port that NBD has for itself.
+const PORT: &str = "10809";
+
+/// Every interface of this machine.
+const ANY_HOST: &str = "0.0.0.0";
+
 /// What the program is to do.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -95,12 +101,13 @@ pub(crate) fn plan(cli: Cli, out: &Out) -> Result<Job> {
         offset(&cli)?;
     }
     check_tls(&cli)?;
+    if cli.list {
+        return list(&cli);
+    }
+    check_activation(&cli)?;
     check_channel(&cli)?;
     if cli.disconnect {
         return disconnect(&cli, out);
-    }
-    if cli.list {
-        return list(&cli);
     }
     let exports = exports(&cli, flags, out)?;
     // A device's connection stays inside; others get in only if asked for.
@@ -164,6 +171,7 @@ fn image_flags(cli: &Cli) -> Result<OpenFlags> {
     Ok(OpenFlags {
         writable,
         cache,
+        native_aio: cli.aio.first().is_some_and(|aio| aio == "native"),
         discard,
         detect_zeroes,
         // Clients were told how long it is.
@@ -221,7 +229,7 @@ fn check_channel(cli: &Cli) -> Result<()> {
     if cli.selinux_label.is_some() && cli.socket.is_none() {
         return Err(Error::invalid("--selinux-label is not permitted without --socket"));
     }
-    let Some(device) = cli.connect.as_deref().filter(|_| !cli.list) else { return Ok(()) };
+    let Some(device) = cli.connect.as_deref() else { return Ok(()) };
     if cli.tls_creds.is_some() {
         return Err(Error::invalid("TLS is not supported with a host device"));
     }
@@ -246,37 +254,62 @@ fn list(cli: &Cli) -> Result<Job> {
     let per_export = cli.export_name.is_some()
         || cli.description.is_some()
         || cli.offset.is_some()
-        || cli.allocation_depth;
+        || cli.allocation_depth
+        || !cli.bitmaps.is_empty()
+        || cli.load_snapshot.is_some()
+        || cli.connect.is_some()
+        || cli.format.is_some()
+        || cli.nocache > 0
+        || [&cli.cache, &cli.aio, &cli.discard].iter().any(|given| !given.is_empty());
     if per_export {
         return Err(Error::invalid("List mode is incompatible with per-device settings"));
     }
     if cli.fork {
         return Err(Error::invalid("List mode is incompatible with forking"));
     }
-    let address = match &cli.socket {
-        Some(path) => Address::Unix(path.clone()),
-        None => Address::inet(&cli.bind, &cli.port),
-    };
+    if is_activated() {
+        return Err(Error::invalid("List mode is incompatible with socket activation"));
+    }
     Ok(Job::List(ListJob {
-        address,
+        address: address(cli)?,
         tls_creds: cli.tls_creds.clone(),
         tls_hostname: cli.tls_hostname.clone(),
     }))
 }
 
 fn listen(cli: &Cli) -> Result<Listen> {
-    let activated = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
-    if activated {
-        if cli.socket.is_some() {
-            let text = "Unix socket can't be set when using socket activation";
-            return Err(Error::invalid(text));
-        }
-        return Ok(Listen::Activated);
+    if is_activated() { Ok(Listen::Activated) } else { address(cli).map(Listen::At) }
+}
+
+/// Whether the service manager made the sockets.
+fn is_activated() -> bool {
+    std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string())
+}
+
+/// What somebody else's sockets do not go together with.
+fn check_activation(cli: &Cli) -> Result<()> {
+    let given = [
+        (cli.port.is_some(), "TCP port number"),
+        (cli.bind.is_some(), "The interface"),
+        (cli.socket.is_some(), "Unix socket"),
+        (cli.connect.is_some(), "NBD device"),
+        (cli.selinux_label.is_some(), "SELinux label"),
+    ];
+    match given.into_iter().find(|(given, _)| *given && is_activated()) {
+        Some((_, what)) => Err(Error::invalid(format!("{what} can't be set when using socket activation"))),
+        None => Ok(()),
     }
+}
+
+/// The address to listen on, or to connect to.
+fn address(cli: &Cli) -> Result<Address> {
     match &cli.socket {
         Some(path) if path.is_relative() => Err(Error::invalid("socket path must be absolute")),
-        Some(path) => Ok(Listen::At(Address::Unix(path.clone()))),
-        None => Ok(Listen::At(Address::inet(&cli.bind, &cli.port))),
+        Some(path) => Ok(Address::Unix(path.clone())),
+        None => {
+            let (host, port) = (cli.bind.as_deref(), cli.port.as_deref());
+            Ok(Address::inet(host.unwrap_or(ANY_HOST), port.unwrap_or(PORT)))
+        }
     }
 }
 

@@ -151,7 +151,8 @@ fn set_socket_label(label: Option<&str>) -> Result<()> {
 }
 
 fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
-    let image = open_image(env, job)?;
+    let failed = || format!("Failed to blk_new_open '{}'", job.source.text());
+    let image = open_image(env, job).context(failed)?;
     if let Some(name) = &job.snapshot {
         image.node().load_snapshot(name).context(|| "Failed to load snapshot")?;
     }
@@ -175,15 +176,6 @@ fn open(env: Env<'_>, job: &ExportJob, shared: bool) -> Result<Arc<Export>> {
 }
 
 fn open_image(env: Env<'_>, job: &ExportJob) -> Result<Image> {
-    let failed = || format!("Failed to blk_new_open '{}'", job.source.text());
-    let image = open_source(env, job).context(failed)?;
-    if let (Source::Name(name), None) = (&job.source, &job.format) {
-        warn_of_probing(name, &image);
-    }
-    Ok(image)
-}
-
-fn open_source(env: Env<'_>, job: &ExportJob) -> Result<Image> {
     let format = job.format.as_deref();
     if !job.overlay || !job.flags.writable {
         return graph::open_unnamed(env, &job.source, format, job.flags);
@@ -193,19 +185,6 @@ fn open_source(env: Env<'_>, job: &ExportJob) -> Result<Image> {
         options.set("driver", format)?;
     }
     formats::throwaway::open(env, name.as_deref(), options, job.flags)
-}
-
-/// A guest that can write the first sector of a raw image can make it look like another format.
-fn warn_of_probing(name: &str, image: &Image) {
-    if image.node().name().driver == "raw" && !name.starts_with("json:") {
-        let text = format!(
-            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
-             Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
-             Specify the 'raw' format explicitly to remove the restrictions.\n"
-        );
-        // Nobody may be listening.
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    }
 }
 
 fn write_pid(path: &Path) -> Result<()> {
