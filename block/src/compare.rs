@@ -139,7 +139,9 @@ impl Job<'_> {
             [false, true] => first_not_zero(&second[..len]),
             [false, false] => None,
         };
-        self.observer.advance(piece.len);
+        if unit.is_none() {
+            self.observer.advance(piece.len);
+        }
         unit.map(|unit| Ok(Difference::Content(piece.at + (unit * UNIT) as u64)))
     }
 }

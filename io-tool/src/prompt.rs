@@ -1,8 +1,15 @@
-//! Commands from standard input: with line editing and history on a terminal, else line by line after a prompt.
+//! Commands from standard input: with line editing, history and completion on a terminal, else line by line after a
+//! prompt.
 
+use crate::command;
 use crate::session::Session;
-use rustyline::DefaultEditor;
+use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::DefaultHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use std::io::{self, BufRead, IsTerminal, Read};
 
 /// The longest piece of a line that is one command, in bytes.
@@ -13,14 +20,37 @@ pub(crate) fn run(session: &mut Session<'_>) -> bool {
     let prompt = format!("{}> ", session.out.program());
     if io::stdin().is_terminal() && session.out.is_terminal() {
         // A terminal that cannot be edited on is read like a file.
-        if let Ok(editor) = DefaultEditor::new() {
+        let config = Config::builder().completion_type(CompletionType::List).build();
+        if let Ok(mut editor) = Editor::with_config(config) {
+            editor.set_helper(Some(CommandNames));
             return edited(session, editor, &prompt);
         }
     }
     plain(session, &prompt)
 }
 
-fn edited(session: &mut Session<'_>, mut editor: DefaultEditor, prompt: &str) -> bool {
+/// Completes the first word of a line.
+struct CommandNames;
+
+impl Completer for CommandNames {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        let typed = &line[..pos];
+        let names = command::all().map(|row| row.name).filter(|name| name.starts_with(typed));
+        Ok((0, names.map(|name| format!("{name} ")).collect()))
+    }
+}
+
+impl Hinter for CommandNames {
+    type Hint = String;
+}
+
+impl Highlighter for CommandNames {}
+impl Validator for CommandNames {}
+impl Helper for CommandNames {}
+
+fn edited(session: &mut Session<'_>, mut editor: Editor<CommandNames, DefaultHistory>, prompt: &str) -> bool {
     let mut worked = true;
     while !session.has_quit() {
         match editor.readline(prompt) {

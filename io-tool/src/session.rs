@@ -111,6 +111,7 @@ impl OpenArgs {
             writable: !self.read_only,
             cache: self.cache,
             discard: self.discard,
+            native_aio: self.native_aio,
             force_share: self.force_share,
             copy_on_read: self.copy_on_read,
             max_kdf_seconds: self.max_kdf_seconds,
@@ -148,23 +149,18 @@ impl<'a> Session<'a> {
             Source::Name(name) => e.context(format!("can't open device {name}")),
             Source::Options(_) => e.context("can't open"),
         })?;
-        self.out.warn_if_guessed(&image);
         self.image = Some(image);
         Ok(())
     }
 
     fn open_graph(&self, args: &OpenArgs) -> Result<Image> {
-        if args.native_aio && !args.cache.direct {
-            return Err(Error::invalid(
-                "aio=native was specified, but it requires cache.direct=on, which was not specified.",
-            ));
-        }
         let (name, mut options) = args.source.resolve()?;
         options.overlay(args.options.clone())?;
         if let Some(format) = &args.format {
             options.set("driver", format.as_str())?;
         }
-        let open = if args.snapshot { formats::throwaway::open } else { graph::open_tree };
+        let overlay = args.snapshot && !args.read_only;
+        let open = if overlay { formats::throwaway::open } else { graph::open_tree };
         open(self.env(), name.as_deref(), options, args.flags())
     }
 

@@ -148,6 +148,7 @@ fn an_image_is_amended_step_by_step_as_by_the_real_tool() {
         "amend -o refcount_bits=1,size=6M top.qcow2",
         "amend -o refcount_bits=16,compat=v2 top.qcow2",
         "amend -o size=5M top.qcow2",
+        "amend -o size=0 top.qcow2",
         "amend -o compat=0.42 top.qcow2",
         "amend -o cluster_size=4k top.qcow2",
         "amend -o data_file=x top.qcow2",

@@ -3,7 +3,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use tests::{Pair, Ran, Whose};
 
@@ -228,7 +229,73 @@ fn images_are_opened_and_closed_alike() {
         "--image-opts driver=file,filename=a.raw -c info -c 'read -v 3 3' -c 'write -P 5 3 3' -c map",
         "--image-opts driver=raw,offset=512,size=1024,file.filename=a.raw -c length -c 'write 1k 1' -c 'write -P 1 0 1k'",
         "-f raw b.raw -c map -c length -c 'truncate 2k' -c length -c map",
+        "-s -r -f raw a.raw -c 'write 0 1k'",
+        "-c 'open -s -r -o driver=raw a.raw' -c 'write 0 1k'",
+        "-f raw a.raw -c 'reopen -o foo'",
+        "--image-opts driver=raw,read-only,file.filename=a.raw",
+        "--image-opts driver=raw,filename=a.raw",
     ]);
+}
+
+#[test]
+fn what_every_node_takes_is_checked_alike() {
+    let names = ["0a", "a/b", "_a", "''", "#block1", "a-b.c_d", &"n".repeat(31), &"n".repeat(32)];
+    let named =
+        names.map(|name| format!("--image-opts driver=raw,node-name={name},file.filename=a.raw -c length"));
+    let others = [
+        "node-name=f,file.node-name=f",
+        "cache.writeback=off",
+        "cache.direct=x",
+        "cache.bogus=on",
+        "file.cache.bogus=on",
+        "backing=",
+        "active=on",
+        "active=off",
+        "node-name=a,file.node-name=b,file.active=off",
+    ];
+    let others =
+        others.map(|options| format!("--image-opts driver=raw,file.filename=a.raw,{options} -c length"));
+    check(&named.iter().chain(&others).map(String::as_str).collect::<Vec<_>>());
+}
+
+/// Types lines at ours on a terminal, each when there is a prompt for it. Gives what was shown, and the exit status.
+fn type_in(lines: &[&str]) -> (String, Option<i32>) {
+    let pair = with_images();
+    let terminal = nix::pty::openpty(None, None).expect("a terminal can be had");
+    let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor can be copied"));
+    let mut command = Whose::Ours.command("qemu-io");
+    command.args(["-f", "raw", "a.raw"]).current_dir(pair.dir(Whose::Ours)).env("TERM", "xterm");
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("a program that starts");
+    drop((command, terminal.slave));
+    let mut keys = File::from(terminal.master);
+    let mut shown = String::new();
+    for line in lines {
+        let mut answer = String::new();
+        while !answer.rsplit('\n').next().is_some_and(|last| last.contains("qemu-io> ")) {
+            answer.push_str(&read_some(&mut keys).expect("the program is still there"));
+        }
+        shown.push_str(&answer);
+        keys.write_all(line.as_bytes()).expect("the program reads its input");
+    }
+    while let Some(more) = read_some(&mut keys) {
+        shown.push_str(&more);
+    }
+    (shown, child.wait().expect("a program that ends").code())
+}
+
+/// What a terminal shows next; nothing when the program has left it.
+fn read_some(terminal: &mut File) -> Option<String> {
+    let mut bytes = [0; 4096];
+    let n = terminal.read(&mut bytes).unwrap_or(0);
+    (n > 0).then(|| String::from_utf8_lossy(&bytes[..n]).into_owned())
+}
+
+#[test]
+fn a_terminal_has_editing_history_and_completion() {
+    // Tab; up; to the beginning of the line; give the line up.
+    let (shown, status) = type_in(&["len\t\r", "\x1b[A\r", "nfo\x01i\r", "length\x03", "q\r"]);
+    assert_eq!((shown.matches("128 KiB").count(), status), (2, Some(0)), "{shown:?}");
+    assert!(shown.contains("format name: raw") && !shown.contains("not found"), "{shown:?}");
 }
 
 /// Runs both with `input` on standard input.
@@ -342,6 +409,14 @@ fn filters_that_make_errors_do_so_alike() {
         &format!("{below},file.take-child-perms.0=resize -r -c 'read 0 512'"),
         &format!("{below},file.take-child-perms.0=write -r -c 'read 0 512'"),
         &format!("{below},file.take-child-perms.0=write-unchanged -r -c 'read 0 512'"),
+        &format!(
+            "{below},file.inject-error.event=none,file.inject-error.iotype=flush -c 'write -f 0 512' -c 'write -f 0 512'"
+        ),
+        &format!("{below},file.inject-error.event=flush_to_disk -c 'write -f 0 512' -c flush"),
+        "--image-opts driver=blkverify,raw.filename=a.raw,test.filename=a.raw -c 'read 0 512'",
+        &format!(
+            "{below},file.inject-error.event=none,file.inject-error.iotype=block-status -c map -c 'alloc 0 4k'"
+        ),
         "-f raw blkverify:a.raw:a.raw -c 'read 0 512'",
         "blkverify:a.raw:a.raw -c 'read 0 512'",
     ]);
@@ -366,6 +441,8 @@ fn filters_see_what_is_read_and_written_alike() {
         "--image-opts driver=preallocate,bogus=1,file.filename=a.raw -c length",
         "--image-opts driver=preallocate,file.filename=a.raw -c 'truncate 1M' -c 'write 1000k 24k' -c 'truncate 96k' -c length",
         "--image-opts driver=quorum,vote-threshold=1,children.0.driver=raw,children.0.file.filename=a.raw -c 'read 0 512'",
+        "--image-opts driver=quorum,vote-threshold=1,children.0.driver=raw,children.0.file.filename=a.raw,\
+         children.1.driver=raw,children.1.file.filename=a.raw -c 'read 0 512'",
     ]);
 }
 

@@ -9,7 +9,7 @@ use crate::graph::{DriverKind, DriverRow, OpenCtx, Perm, Perms};
 use crate::{Child, Driver, Error, IoVec, Level, Limits, Result, SECTOR, WriteFlags, ZeroFlags};
 use secret::options::Size;
 use serde::Deserialize;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The `blklogwrites` driver.
@@ -24,8 +24,8 @@ const VERSION: u64 = 1;
 const FLUSH: u64 = 1 << 0;
 const DISCARD: u64 = 1 << 2;
 
-/// The largest sector of a log, in bytes.
-const MAX_SECTOR: u64 = 1 << 22;
+/// How long a sector of a log may be, in bytes: room for the description of an entry at least.
+const SECTORS: RangeInclusive<u64> = 32..=1 << 23;
 
 /// After how many entries the superblock is written, unless asked otherwise.
 const INTERVAL: u64 = 4096;
@@ -80,7 +80,7 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
 }
 
 fn checked_sector(size: u64) -> Result<u64> {
-    match size.is_power_of_two() && (SECTOR..=MAX_SECTOR).contains(&size) {
+    match size.is_power_of_two() && SECTORS.contains(&size) {
         true => Ok(size),
         false => Err(Error::invalid(format!("Invalid log sector size {size}"))),
     }
@@ -214,7 +214,8 @@ impl Filter for LogWrites {
 
     fn flush(&self, level: Level) -> Result<()> {
         self.file.flush(level)?;
-        if level == Level::Os {
+        // A flush of what is flushed already says nothing.
+        if level == Level::Os || !self.state().unflushed {
             return Ok(());
         }
         self.log(0..0, FLUSH, None)
@@ -255,6 +256,6 @@ mod tests {
     fn what_is_no_log_is_not_appended_to() {
         let error = resume(&Memory::child(vec![b'x'; 512])).unwrap_err();
         assert_eq!(error.to_string(), "Invalid log superblock magic");
-        assert!(checked_sector(1000).is_err());
+        assert!([0, 16, 1000, 1 << 24].into_iter().all(|size| checked_sector(size).is_err()));
     }
 }

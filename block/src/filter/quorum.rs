@@ -5,7 +5,7 @@
 
 use super::diverged;
 use crate::buffer::Buffer;
-use crate::graph::{DriverKind, DriverRow, OpenCtx};
+use crate::graph::{DriverKind, DriverRow, OpenCtx, Perm, Perms};
 use crate::{
     Child, Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Result, Want, WriteFlags,
     ZeroFlags,
@@ -102,7 +102,8 @@ fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         return Err(Error::invalid("threshold may not exceed children count"));
     }
     let reading = options.reading(described.len())?;
-    let perms = ctx.perms;
+    // Two copies in one file would be one.
+    let perms = Perms { own: ctx.perms.own, shared: ctx.perms.shared - (Perm::WRITE | Perm::RESIZE) };
     let roles = ROLES.iter().zip(described);
     let copies: Vec<Child> =
         roles.map(|(role, source)| ctx.described(role, source, perms)).collect::<Result<_>>()?;

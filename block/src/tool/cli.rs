@@ -53,7 +53,8 @@ fn unknown(name: &str) -> String {
         Some(short) if !short.starts_with('-') => {
             format!("invalid option -- '{}'", short.chars().next().unwrap_or_default())
         }
-        _ => format!("unrecognized option '{name}'"),
+        Some(_) => format!("unrecognized option '{name}'"),
+        None => format!("unexpected argument '{name}'"),
     }
 }
 

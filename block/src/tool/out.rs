@@ -3,7 +3,7 @@
 //! When standard output is not a terminal it is fully buffered and standard error is not, so that errors come first in
 //! a log of both. Scripts and the upstream suite depend on that.
 
-use crate::{Error, Image, Node};
+use crate::Error;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -67,27 +67,6 @@ impl Out {
     pub fn hint(&self, error: &Error) {
         if let Some(hint) = error.hint() {
             self.to_stderr(&format!("{hint}\n"));
-        }
-    }
-
-    /// Warns of a writable image that is raw only because probing found nothing else.
-    pub fn warn_if_guessed(&self, image: &Image) {
-        self.warn_if_node_guessed(image.node());
-    }
-
-    /// The same for one node, after those below it.
-    fn warn_if_node_guessed(&self, node: &Node) {
-        for child in node.children().iter() {
-            self.warn_if_node_guessed(child.node());
-        }
-        let name = node.name();
-        if node.is_guessed() && !node.is_read_only() && name.driver == "raw" {
-            self.to_stderr(&format!(
-                "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-                 restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n",
-                name.filename
-            ));
         }
     }
 

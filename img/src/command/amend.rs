@@ -76,7 +76,6 @@ impl Run for AmendArgs {
 
 impl AmendArgs {
     fn amend(&self, tool: &Tool<'_>, image: &Image, row: &'static DriverRow) -> Result<()> {
-        tool.out.warn_if_guessed(image);
         let options = options(row, &self.options)?;
         let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), PROGRESS_STEP)?;
         let mut advance = |done, total| progress.set(done, total);

@@ -95,7 +95,7 @@ impl Run for BenchArgs {
     fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
         let plan = self.plan()?;
         let cache = CacheMode::parse(&self.cache).ok_or_else(|| Error::invalid("Invalid cache mode"))?;
-        let native = self.native_aio()?;
+        let native_aio = self.native_aio()?;
         let words = std::mem::take(&mut self.words);
         if words.len() + self.input.sources.len() != 1 {
             return Err(tool.usage_error("Expecting one image file name"));
@@ -104,17 +104,11 @@ impl Run for BenchArgs {
         let flags = OpenFlags {
             writable: self.write,
             cache,
+            native_aio,
             force_share: self.share.force_share,
             ..self.input.flags()
         };
-        if native && !cache.direct {
-            return Err(Error::invalid(
-                "aio=native was specified, but it requires cache.direct=on, which was not specified.",
-            )
-            .context(format!("Could not open '{}'", source.text())));
-        }
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         plan.announce(tool);
         let begin = Instant::now();
         plan.run(&image)?;

@@ -121,7 +121,6 @@ impl Run for BitmapArgs {
         let source = self.input.source(tool, words)?;
         let flags = OpenFlags { writable: true, resize: true, discard: true, ..self.input.flags() };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         let other = match self.other(tool) {
             Ok(other) => other,
             Err(e) => {

@@ -60,7 +60,6 @@ impl Run for CheckArgs {
             ..self.input.flags()
         };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         if !image.node().has_check() {
             tool.out.error_text("This image format does not support checks");
             return Ok(NO_CHECK.into());

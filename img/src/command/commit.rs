@@ -62,7 +62,6 @@ impl Run for CommitArgs {
         let cache = cache_mode(&self.cache, "")?;
         let flags = OpenFlags { writable: true, resize: true, discard: true, cache, ..self.input.flags() };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         let progress = Progress::start(tool.out, Show::new(self.progress, self.quiet), PROGRESS_STEP)?;
         let (base, depth) = self.find_base(&image)?;
         graph::reopen(tool.env(), &base, Reopen { writable: Some(true), ..Reopen::default() })?;

@@ -52,7 +52,6 @@ impl Run for ResizeArgs {
         let source = self.input.source(tool, std::mem::take(&mut self.words))?;
         let flags = OpenFlags { writable: true, resize: true, ..self.input.flags() };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         let resized = self
             .new_size(tool, &image, change, mode)
             .and_then(|size| image.truncate(Resize { prealloc: mode, ..Resize::to(size) }));

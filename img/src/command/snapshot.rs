@@ -65,7 +65,6 @@ impl Run for SnapshotArgs {
             ..self.input.flags()
         };
         let image = graph::open(tool.env(), &source, self.input.format.as_deref(), flags)?;
-        tool.out.warn_if_guessed(&image);
         let done = act(tool, &image, &action);
         // What was wrong before it was closed is what is reported.
         done.and(image.close()).map(|()| ExitCode::SUCCESS)

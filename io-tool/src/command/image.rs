@@ -5,7 +5,7 @@ use crate::args::{Words, switch, valued};
 use crate::session::{OpenArgs, Session, cache_mode};
 use block::graph::{Reopen, Source};
 use block::{Error, Options};
-use secret::options::keyval::{self, Bare};
+use secret::options::keyval::Bare;
 
 /// `open`.
 pub(super) static OPEN: CommandRow = CommandRow {
@@ -81,7 +81,7 @@ fn open(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
 }
 
 fn options(text: &str) -> block::Result<Options> {
-    Options::from_pairs(keyval::pairs(text, Bare::Always)?)
+    Options::from_pairs(block::tool::pairs(text, Bare::Always)?)
 }
 
 fn reopen(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {

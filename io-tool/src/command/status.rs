@@ -4,7 +4,7 @@ use super::{CommandRow, Count, Failure, Outcome};
 use crate::args::{Words, number};
 use crate::output::size;
 use crate::session::Session;
-use block::{Image, MapKind, Node, Result, Want};
+use block::{Error, Image, MapKind, Node, Result, Want};
 use std::sync::Arc;
 
 /// `length`.
@@ -83,7 +83,8 @@ fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
     let mut allocated = 0;
     let mut at = start;
     while at < start + count {
-        let run = run_at(image, at, start + count - at)?;
+        let run = run_at(image, at, start + count - at)
+            .map_err(|e| Failure::Said(format!("is_allocated failed: {}", e.strerror())))?;
         allocated += if run.allocated { run.len } else { 0 };
         at += run.len;
     }
@@ -98,7 +99,7 @@ fn map(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let mut at = 0;
     while at < len {
         let run = merged_at(image, at, len)
-            .map_err(|e| Failure::Said(format!("Failed to get allocation status: {}", e.strerror())))?;
+            .map_err(|e| Error::from_errno(e.errno()).context("Failed to get allocation status"))?;
         let what = if run.allocated { "    allocated" } else { "not allocated" };
         let (bytes, start) = (size(run.len), size(at));
         session.out.line(&format!("{bytes} ({:#x}) bytes {what} at offset {start} ({at:#x})", run.len));

@@ -101,12 +101,7 @@ fn disks(machine: &Machine, out: &Out) -> Result<Option<Vec<Image>>> {
             return Ok(None);
         }
     }
-    let disks = machine.disks.iter().map(|disk| {
-        let image = disk.open(&objects)?;
-        out.warn_if_guessed(&image);
-        Ok(image)
-    });
-    disks.collect::<Result<Vec<_>>>().map(Some)
+    machine.disks.iter().map(|disk| disk.open(&objects)).collect::<Result<Vec<_>>>().map(Some)
 }
 
 #[cfg(target_arch = "x86_64")]

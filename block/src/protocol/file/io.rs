@@ -85,6 +85,10 @@ impl FileDriver {
         Ok(retry(|| crate::sys::device_discard(self.file.as_fd(), &whole))?)
     }
 
+    fn finish_fua(&self, wanted: bool) -> Result<()> {
+        if wanted { self.flush(Level::Disk) } else { Ok(()) }
+    }
+
     fn is_device(&self) -> bool {
         self.kind != FileKind::Regular
     }
@@ -129,6 +133,7 @@ impl Driver for FileDriver {
             optimal_transfer: (self.align == Alignment::NONE).then_some(CACHED_TRANSFER),
             discard_granularity: self.sector,
             discards_parts: !self.is_device(),
+            write_flags: WriteFlags::FUA,
             zero_init: !self.is_device(),
             ..Limits::default()
         }
@@ -160,7 +165,7 @@ impl Driver for FileDriver {
         Ok(())
     }
 
-    fn write(&self, at: u64, from: &IoVec<'_>, _flags: WriteFlags) -> Result<()> {
+    fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
         let mut done = 0;
         while done < from.len() {
             let start = offset(at + done as u64)?;
@@ -173,7 +178,7 @@ impl Driver for FileDriver {
             done += n;
         }
         self.grown_to(at + done as u64);
-        Ok(())
+        self.finish_fua(flags.contains(WriteFlags::FUA))
     }
 
     fn host_file(&self) -> Option<&File> {
@@ -202,7 +207,7 @@ impl Driver for FileDriver {
         self.forget_runs();
         result?;
         self.grown_to(range.end);
-        Ok(())
+        self.finish_fua(flags.contains(ZeroFlags::FUA))
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {

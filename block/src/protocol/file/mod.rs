@@ -189,8 +189,9 @@ fn open(ctx: &mut OpenCtx<'_>, driver: &str, family: Family) -> Result<Box<dyn D
 
 impl FileOptions {
     fn check(&self, flags: OpenFlags) -> Result<()> {
-        let aio = self.aio.as_deref().map(name_in).transpose()?;
-        if aio == Some(Aio::Native) && !flags.cache.direct {
+        let aio: Option<Aio> = self.aio.as_deref().map(name_in).transpose()?;
+        let native = aio.map_or(flags.native_aio, |aio| aio == Aio::Native);
+        if native && !flags.cache.direct {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.",
             ));

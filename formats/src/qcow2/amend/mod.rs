@@ -94,7 +94,8 @@ impl Amend for Qcow2 {
         if let Some(lazy) = given.lazy_refcounts {
             self.amend_lazy(lazy, version)?;
         }
-        if let Some(size) = given.size {
+        // As in QEMU, where a size of 0 is none: nobody loses a disk by it.
+        if let Some(size) = given.size.filter(|size| size.0 > 0) {
             self.resize(q, Resize { exact: false, ..Resize::to(size.0) })?;
         }
         if version < now {
