@@ -9,6 +9,7 @@ pub mod bochs;
 pub mod crypto;
 mod deflate;
 mod encrypt;
+mod field;
 pub mod luks;
 pub mod mapped;
 pub mod qcow;

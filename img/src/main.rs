@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let out = Arc::new(Out::new(program_name()));
+    let out = Arc::new(Out::new(program_name()).telling_places());
     let status = match cli::parse(std::env::args_os().collect(), &out) {
         Ok(command) => command.run(&out),
         Err(status) => status,

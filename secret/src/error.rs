@@ -1,7 +1,7 @@
 //! The one error type of all crates.
 //!
 //! An error is a small [`Kind`] for control flow, an optional errno for texts and NBD replies, one sentence for the
-//! user, an optional hint (what to do about it) and the error that caused it. `Display` prints the whole chain once,
+//! user, an optional hint (what to do about it), an optional place in an image, and the error that caused it. `Display` prints the whole chain once,
 //! outermost first, joined by `": "`; nobody repeats the text of the source in their own sentence.
 
 use std::{fmt, io};
@@ -44,13 +44,14 @@ struct Inner {
     errno: Option<i32>,
     text: String,
     hint: Option<String>,
+    place: Option<String>,
     source: Option<Error>,
 }
 
 impl Error {
     /// An error of `kind` whose sentence is `text`.
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, errno: None, text: text.into(), hint: None, source: None }))
+        Error(Box::new(Inner { kind, errno: None, text: text.into(), hint: None, place: None, source: None }))
     }
 
     /// A wrong option, argument or request.
@@ -97,11 +98,18 @@ impl Error {
         self
     }
 
+    /// Attaches where in an image the cause is, a sentence printed on a line of its own for who looks into images.
+    #[must_use]
+    pub fn with_place(mut self, place: impl Into<String>) -> Self {
+        self.0.place = Some(place.into());
+        self
+    }
+
     /// Wraps this error in a sentence that says what was being done: `"context: this error"`.
     #[must_use]
     pub fn context(self, text: impl Into<String>) -> Self {
         let (kind, errno) = (self.0.kind, self.0.errno);
-        Error(Box::new(Inner { kind, errno, text: text.into(), hint: None, source: Some(self) }))
+        Error(Box::new(Inner { kind, errno, text: text.into(), hint: None, place: None, source: Some(self) }))
     }
 
     /// What went wrong, for control flow.
@@ -127,6 +135,11 @@ impl Error {
     /// The innermost hint of the chain: the remedy known closest to the cause.
     pub fn hint(&self) -> Option<&str> {
         self.0.source.as_ref().and_then(Error::hint).or(self.0.hint.as_deref())
+    }
+
+    /// The innermost place of the chain.
+    pub fn place(&self) -> Option<&str> {
+        self.0.source.as_ref().and_then(Error::place).or(self.0.place.as_deref())
     }
 
     /// The `strerror` text of [`Error::errno`], for messages that show nothing but that.
@@ -188,10 +201,12 @@ mod tests {
 
     #[test]
     fn display_prints_the_chain_once_and_the_innermost_hint_wins() {
-        let e =
-            Error::from_errno(nix::libc::ENOENT).with_hint("check the path").context("Could not open 'x'");
+        let e = Error::from_errno(nix::libc::ENOENT)
+            .with_hint("check the path")
+            .with_place("byte 9")
+            .context("Could not open 'x'");
         assert_eq!(e.to_string(), "Could not open 'x': No such file or directory");
-        assert_eq!(e.hint(), Some("check the path"));
+        assert_eq!((e.hint(), e.place()), (Some("check the path"), Some("byte 9")));
         assert_eq!(e.kind(), Kind::NotFound);
         assert_eq!(e.errno(), nix::libc::ENOENT);
     }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Out {
     program: String,
     terminal: bool,
+    places: bool,
     stdout: Mutex<BufWriter<io::Stdout>>,
 }
 
@@ -19,7 +20,14 @@ impl Out {
     /// Output of the program of this name.
     pub fn new(program: String) -> Self {
         let stdout = Mutex::new(BufWriter::with_capacity(4096, io::stdout()));
-        Out { program, terminal: io::stdout().is_terminal(), stdout }
+        Out { program, terminal: io::stdout().is_terminal(), places: false, stdout }
+    }
+
+    /// The same, telling with errors where in an image the cause is.
+    #[must_use]
+    pub fn telling_places(mut self) -> Self {
+        self.places = true;
+        self
     }
 
     /// The program's name, as messages carry it.
@@ -57,9 +65,12 @@ impl Out {
         self.to_stderr(&format!("{}: {text}\n", self.program));
     }
 
-    /// Prints an error with all its causes, and its hint on a line of its own.
+    /// Prints an error with all its causes; where that is and its hint on lines of their own.
     pub fn error(&self, error: &Error) {
         self.error_text(&error.to_string());
+        if let Some(place) = error.place().filter(|_| self.places) {
+            self.to_stderr(&format!("{place}\n"));
+        }
         self.hint(error);
     }
 

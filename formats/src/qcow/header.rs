@@ -2,6 +2,7 @@
 //!
 //! A [`Header`] obeys every rule that can be checked without reading anything else of the image.
 
+use crate::field::wrong;
 use block::{Error, Result};
 use std::mem::offset_of;
 use zerocopy::big_endian::{U16, U32, U64};
@@ -100,8 +101,7 @@ impl Header {
     /// Parses the beginning of a file.
     ///
     /// # Errors
-    /// QEMU's sentence about the first rule that does not hold; where its suite allows more, a hint says where the field
-    /// is.
+    /// QEMU's sentence about the first rule that does not hold, and where the field is.
     pub(super) fn parse(bytes: &[u8; BYTES]) -> Result<Self> {
         let disk: &Disk = zerocopy::transmute_ref!(bytes);
         check_format(disk)?;
@@ -110,22 +110,24 @@ impl Header {
             return Err(wrong(text, "size", offset_of!(Disk, size)));
         }
         if !TABLE_BITS.contains(&disk.cluster_bits) {
-            return Err(Error::invalid("Cluster size must be between 512 and 64k"));
+            let text = "Cluster size must be between 512 and 64k";
+            return Err(wrong(text, "cluster_bits", offset_of!(Disk, cluster_bits)));
         }
         // Entries have eight bytes.
         if !TABLE_BITS.contains(&disk.l2_bits.saturating_add(3)) {
-            return Err(Error::invalid("L2 table size must be between 512 and 64k"));
+            let text = "L2 table size must be between 512 and 64k";
+            return Err(wrong(text, "l2_bits", offset_of!(Disk, l2_bits)));
         }
         if disk.crypt.get() > 1 {
             return Err(wrong(
                 "invalid encryption method in qcow header",
-                "encryption",
+                "crypt_method",
                 offset_of!(Disk, crypt),
             ));
         }
         let geometry = Geometry { cluster_bits: disk.cluster_bits, l2_bits: disk.l2_bits };
         if disk.size.get().div_ceil(geometry.l2_coverage()) > MAX_L1_ENTRIES {
-            return Err(Error::invalid("Image too large"));
+            return Err(wrong("Image too large", "size", offset_of!(Disk, size)));
         }
         let backing = disk.backing()?;
         let header = Header {
@@ -143,7 +145,7 @@ impl Header {
         let end = self.l1_offset.checked_add(self.geometry.l1_bytes(self.size));
         let fits = end.is_some_and(|end| end <= i64::MAX as u64) && self.l1_offset >= BYTES as u64;
         let at = offset_of!(Disk, l1_offset);
-        if fits { Ok(()) } else { Err(wrong("Invalid L1 table offset", "L1 table offset", at)) }
+        if fits { Ok(()) } else { Err(wrong("Invalid L1 table offset", "l1_table_offset", at)) }
     }
 
     /// The header's bytes.
@@ -184,12 +186,9 @@ impl Disk {
             return Ok((0, 0));
         }
         if len > MAX_BACKING_NAME {
-            return Err(Error::invalid("Backing file name too long"));
+            let at = offset_of!(Disk, backing_len);
+            return Err(wrong("Backing file name too long", "backing_file_size", at));
         }
         Ok((offset, len))
     }
-}
-
-fn wrong(text: &str, field: &str, offset: usize) -> Error {
-    Error::invalid(text).with_hint(format!("The field '{field}' is at offset {offset} of the header."))
 }

@@ -2,6 +2,7 @@
 
 use super::features;
 use super::header::{CryptMethod, be32, be64};
+use crate::field::place;
 use block::{Error, Result};
 
 const END: u32 = 0;
@@ -52,22 +53,27 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
-    /// Parses the extension area, `area`, which ends where the backing file name begins.
+    /// Parses the extension area, `area`, which begins at offset `start` of the file and ends where the backing file name
+    /// begins.
     ///
     /// # Errors
     /// An extension that does not fit, or whose contents make no sense.
-    pub(super) fn parse(area: &[u8], crypt: CryptMethod) -> Result<Self> {
+    pub(super) fn parse(area: &[u8], start: usize, crypt: CryptMethod) -> Result<Self> {
         let mut found = Extensions::default();
         let mut rest = area;
         while !rest.is_empty() {
+            let at = start + area.len() - rest.len();
             let (magic, len) = (be32(rest, 0), be32(rest, 4) as usize);
             let Some(data) = rest.get(8..).and_then(|data| data.get(..len)) else {
-                return Err(Error::corrupt("Header extension too large").with_errno(nix::libc::EINVAL));
+                let error = Error::corrupt("Header extension too large").with_errno(nix::libc::EINVAL);
+                return Err(error.with_place(place("length of a header extension", at + 4)));
             };
             if magic == END {
                 break;
             }
-            found.take(magic, data, crypt)?;
+            let taken = found.take(magic, data, crypt);
+            taken
+                .map_err(|e| e.with_place(format!("The header extension is at offset {at} of the file.")))?;
             rest = rest[8..].get(len.next_multiple_of(8)..).unwrap_or_default();
         }
         Ok(found)

@@ -6,6 +6,7 @@
 use super::extension::Extensions;
 use super::features::{Autoclear, Compatible, Incompatible, describe_unknown};
 use super::geometry::Geometry;
+use crate::field::{place, wrong};
 use block::{Error, Result};
 
 /// The first four bytes of the file.
@@ -109,8 +110,8 @@ pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
     u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
 }
 
-fn invalid<T>(text: impl Into<String>) -> Result<T> {
-    Err(Error::invalid(text))
+fn invalid<T>(text: impl Into<String>, field: &str, at: usize) -> Result<T> {
+    Err(wrong(text, field, at))
 }
 
 /// The fixed part of the beginning, before anything is known to be right: as many bytes as the longest header we know.
@@ -129,30 +130,33 @@ impl Prologue {
     /// Another format, an unknown version, an impossible cluster size or header length.
     pub(super) fn parse(head: &[u8]) -> Result<Self> {
         if be32(head, 0) != MAGIC {
-            return invalid("Image is not in qcow2 format");
+            return invalid("Image is not in qcow2 format", "magic", 0);
         }
         let version = match be32(head, 4) {
             2 => Version::V2,
             3 => Version::V3,
-            other => return Err(Error::unsupported(format!("Unsupported qcow2 version {other}"))),
+            other => {
+                let error = Error::unsupported(format!("Unsupported qcow2 version {other}"));
+                return Err(error.with_place(place("version", 4)));
+            }
         };
         let cluster_bits = be32(head, 20);
         if !CLUSTER_BITS.contains(&cluster_bits) {
-            return invalid(format!("Unsupported cluster size: 2^{cluster_bits}"));
+            return invalid(format!("Unsupported cluster size: 2^{cluster_bits}"), "cluster_bits", 20);
         }
         let header_len = match version {
             Version::V2 => V2_LEN,
             Version::V3 => be32(head, 100) as usize,
         };
         if version == Version::V3 && header_len < V3_MIN_LEN {
-            return invalid("qcow2 header too short");
+            return invalid("qcow2 header too short", "header_length", 100);
         }
         if header_len > 1 << cluster_bits {
-            return invalid("qcow2 header exceeds cluster size");
+            return invalid("qcow2 header exceeds cluster size", "header_length", 100);
         }
         let backing_offset = be64(head, 8);
         if backing_offset > 1 << cluster_bits {
-            return invalid("Invalid backing file offset");
+            return invalid("Invalid backing file offset", "backing_file_offset", 8);
         }
         Ok(Prologue { version, cluster_bits, header_len, backing_offset })
     }
@@ -191,7 +195,7 @@ impl Header {
             0 => CryptMethod::None,
             1 => CryptMethod::Aes,
             2 => CryptMethod::Luks,
-            other => return invalid(format!("Unsupported encryption method {other}")),
+            other => return invalid(format!("Unsupported encryption method {other}"), "crypt_method", 32),
         };
         let header = Header {
             version: prologue.version,
@@ -210,9 +214,9 @@ impl Header {
             extensions: Extensions::default(),
         };
         header.check_tables(rules)?;
-        let extensions = Extensions::parse(area, crypt)?;
+        let extensions = Extensions::parse(area, prologue.header_len, crypt)?;
         if crypt == CryptMethod::Luks && extensions.crypto.is_none() {
-            return invalid("Missing CRYPTO header for crypt method 2");
+            return invalid("Missing CRYPTO header for crypt method 2", "crypt_method", 32);
         }
         let backing_file = backing_name(prologue, cluster)?;
         Ok(Header { extensions, backing_file, ..header })
@@ -222,25 +226,30 @@ impl Header {
         let g = self.geometry;
         let reftable_bytes = u64::from(self.reftable.count) << g.cluster_bits;
         if self.reftable.count == 0 && rules == Rules::All {
-            return invalid("Image does not contain a reference count table");
+            return invalid("Image does not contain a reference count table", "refcount_table_clusters", 56);
         }
-        check_table(self.reftable.offset, reftable_bytes, MAX_REFTABLE_BYTES, g, "Reference count table")?;
         let counted = if rules == Rules::All { self.snapshots.count } else { 0 };
-        let least_snapshot = u64::from(counted) * 40;
-        check_table(
-            self.snapshots.offset,
-            least_snapshot,
-            u64::from(MAX_SNAPSHOTS) * 40,
-            g,
-            "Snapshot table",
-        )?;
-        check_table(self.l1.offset, u64::from(self.l1.count) * 8, MAX_L1_BYTES, g, "Active L1 table")?;
+        let snapshot_bytes = u64::from(counted) * 40;
+        let tables = [
+            (self.reftable, reftable_bytes, MAX_REFTABLE_BYTES, "Reference count table", Fields::REFTABLE),
+            (
+                self.snapshots,
+                snapshot_bytes,
+                u64::from(MAX_SNAPSHOTS) * 40,
+                "Snapshot table",
+                Fields::SNAPSHOTS,
+            ),
+            (self.l1, u64::from(self.l1.count) * 8, MAX_L1_BYTES, "Active L1 table", Fields::L1),
+        ];
+        for (table, bytes, max, name, fields) in tables {
+            check_table(table.offset, bytes, max, g, name).map_err(|e| fields.place(e))?;
+        }
         let needed = g.l1_entries(self.size);
         if needed > i32::MAX as u64 {
             return Err(Error::invalid("Image is too big").with_errno(nix::libc::EFBIG));
         }
         if u64::from(self.l1.count) < needed {
-            return invalid("L1 table is too small");
+            return Err(Error::invalid("L1 table is too small"));
         }
         Ok(())
     }
@@ -322,9 +331,10 @@ fn check_features(incompatible: Incompatible, area: &[u8]) -> Result<()> {
         return Ok(());
     }
     // The table may be among extensions that are damaged; then the bits have no names.
-    let names = Extensions::parse(area, CryptMethod::Luks).map(|e| e.feature_names).unwrap_or_default();
+    let names = Extensions::parse(area, 0, CryptMethod::Luks).map(|e| e.feature_names).unwrap_or_default();
     let features = describe_unknown(unknown, &names);
-    Err(Error::unsupported(format!("Unsupported qcow2 feature(s): {features}")))
+    let text = format!("Unsupported qcow2 feature(s): {features}");
+    Err(Error::unsupported(text).with_place(place("incompatible_features", 72)))
 }
 
 fn compression(incompatible: Incompatible, fields: &[u8], v3: bool) -> Result<Compression> {
@@ -332,10 +342,16 @@ fn compression(incompatible: Incompatible, fields: &[u8], v3: bool) -> Result<Co
     let flagged = incompatible.contains(Incompatible::COMPRESSION);
     match (stored, flagged) {
         (0, false) => Ok(Compression::Zlib),
-        (0, true) => invalid("qcow2: Compression type incompatible feature bit must not be set"),
+        (0, true) => invalid(
+            "qcow2: Compression type incompatible feature bit must not be set",
+            "compression_type",
+            104,
+        ),
         (1, true) => Ok(Compression::Zstd),
-        (1, false) => invalid("qcow2: Compression type incompatible feature bit must be set"),
-        (other, _) => invalid(format!("qcow2: unknown compression type: {other}")),
+        (1, false) => {
+            invalid("qcow2: Compression type incompatible feature bit must be set", "compression_type", 104)
+        }
+        (other, _) => invalid(format!("qcow2: unknown compression type: {other}"), "compression_type", 104),
     }
 }
 
@@ -344,10 +360,12 @@ fn geometry(prologue: &Prologue, incompatible: Incompatible, refcount_order: u32
     let data_file = incompatible.contains(Incompatible::DATA_FILE);
     let geometry = Geometry { cluster_bits: prologue.cluster_bits, extended_l2, refcount_order, data_file };
     if geometry.subcluster_size() < 512 {
-        return invalid(format!("Unsupported subcluster size: {}", geometry.subcluster_size()));
+        let text = format!("Unsupported subcluster size: {}", geometry.subcluster_size());
+        return invalid(text, "cluster_bits", 20);
     }
     if refcount_order > 6 {
-        return invalid("Reference count entry width too large; may not exceed 64 bits");
+        let text = "Reference count entry width too large; may not exceed 64 bits";
+        return invalid(text, "refcount_order", 96);
     }
     Ok(geometry)
 }
@@ -359,9 +377,33 @@ pub(super) fn check_table(offset: u64, bytes: u64, max: u64, geometry: Geometry,
     }
     let end = offset.checked_add(bytes);
     if end.is_none_or(|end| end > i64::MAX as u64) || geometry.within(offset) != 0 {
-        return invalid(format!("{name} offset invalid"));
+        return Err(Error::invalid(format!("{name} offset invalid")));
     }
     Ok(())
+}
+
+/// The fields that say where a table is and how long: names, and offsets in the file.
+struct Fields {
+    offset: (&'static str, usize),
+    /// QEMU's sentence is known to stand alone where there is none.
+    count: Option<(&'static str, usize)>,
+}
+
+impl Fields {
+    const REFTABLE: Self =
+        Fields { offset: ("refcount_table_offset", 48), count: Some(("refcount_table_clusters", 56)) };
+    const SNAPSHOTS: Self = Fields { offset: ("snapshots_offset", 64), count: None };
+    const L1: Self = Fields { offset: ("l1_table_offset", 40), count: Some(("l1_size", 36)) };
+
+    /// Adds to what [`check_table`] found which field that is.
+    fn place(&self, error: Error) -> Error {
+        let too_large = error.errno() == nix::libc::EFBIG;
+        let field = if too_large { self.count } else { Some(self.offset) };
+        match field {
+            Some((name, at)) => error.with_place(place(name, at)),
+            None => error,
+        }
+    }
 }
 
 fn backing_name(prologue: &Prologue, cluster: &[u8]) -> Result<Option<String>> {
@@ -372,7 +414,7 @@ fn backing_name(prologue: &Prologue, cluster: &[u8]) -> Result<Option<String>> {
     let start = usize::try_from(prologue.backing_offset).unwrap_or(cluster.len());
     let room = cluster.len() - start;
     if len > room.min(MAX_BACKING_NAME) {
-        return invalid("Backing file name too long");
+        return invalid("Backing file name too long", "backing_file_size", 16);
     }
     let name = &cluster[start..start + len];
     Ok((len > 0).then(|| String::from_utf8_lossy(name).into_owned()))

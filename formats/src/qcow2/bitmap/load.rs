@@ -24,9 +24,12 @@ impl Meta {
     pub(in crate::qcow2) fn open_bitmaps(&self) -> Result<Vec<Kept>> {
         let (g, size) = (self.geometry, self.header.size);
         let mut names = HashSet::new();
+        let mut at = self.header.extensions.bitmaps.map_or(0, |directory| directory.offset);
+        let place = |at| format!("Its directory entry is at offset {at:#x} of the file.");
         let mut all = Vec::new();
         for entry in self.bitmaps().context(|| "Could not read the bitmap directory")? {
-            entry.check(g, size)?;
+            entry.check(g, size).map_err(|e| e.with_place(place(at)))?;
+            at += entry.to_bytes().len() as u64;
             if !names.insert(entry.name.clone()) {
                 let name = entry.name;
                 return Err(Error::invalid(format!("Bitmap '{name}' doesn't satisfy the constraints"))
