@@ -229,7 +229,11 @@ fn shortest_run(options: &CopyOptions) -> u64 {
 /// The longest piece a worker takes at once, in bytes: runs of zeroes of the length asked for must fit, and compressed
 /// clusters are whole.
 fn chunk(options: &CopyOptions) -> u64 {
-    CHUNK.max(shortest_run(options)).next_multiple_of(options.compressed.unwrap_or(1))
+    match options.compressed {
+        // Each of them takes long enough, and what it is compressed to is kept as well.
+        Some(cluster) => (CHUNK / 8).max(shortest_run(options)).next_multiple_of(cluster),
+        None => CHUNK.max(shortest_run(options)),
+    }
 }
 
 /// How much to read and write at once: what suits all who take part, if each of them knows that, else a whole chunk.

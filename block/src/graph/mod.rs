@@ -129,6 +129,8 @@ pub struct OpenFlags {
     pub no_io: bool,
     /// Backing files are not opened.
     pub no_backing: bool,
+    /// Read from its beginning to its end, once: there is no use in keeping much of its tables.
+    pub one_pass: bool,
     /// Open what is marked broken, in order to repair it.
     pub repair: bool,
     /// The longest that unlocking may take, all key slots together, in seconds (0: the default of 60).

@@ -17,6 +17,7 @@ pub(super) fn compress(method: Compression, cluster: &[u8]) -> Result<Option<Vec
             let len = zstd::bulk::compress_to_buffer(cluster, &mut out, ZSTD_LEVEL).ok();
             len.map(|len| {
                 out.truncate(len);
+                out.shrink_to_fit();
                 out
             })
         }

@@ -291,6 +291,7 @@ fn fill(file: &Child, data_file: Option<Child>, plan: Plan, encryption: &NewEncr
         writable: true,
         discard: false,
         checking: false,
+        l2_cache: open::MAX_L2_CACHE,
     };
     let header = Header { backing_file: None, ..plan.header.clone() };
     let image = open::over(header, parts)?;

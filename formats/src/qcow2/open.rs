@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 /// The largest L2 cache without options, in bytes.
-const MAX_L2_CACHE: u64 = 32 << 20;
+pub(super) const MAX_L2_CACHE: u64 = 32 << 20;
+/// The same where tables are needed one after the other, by a few threads.
+const ONE_PASS_L2_CACHE: u64 = 1 << 20;
 /// The smallest refcount cache, in bytes.
 const MIN_REFCOUNT_CACHE: u64 = 256 << 10;
 /// How much of an L2 table is cached at once when the cache does not cover the disk, in bytes.
@@ -37,6 +39,8 @@ pub(super) struct Parts {
     pub(super) discard: bool,
     /// It is opened to be checked.
     pub(super) checking: bool,
+    /// The largest L2 cache without options, in bytes.
+    pub(super) l2_cache: u64,
 }
 
 /// Opens an image, as the driver table does.
@@ -58,6 +62,7 @@ pub(super) fn open(ctx: &mut OpenCtx<'_>) -> Result<Box<dyn Driver>> {
         writable: ctx.flags.writable,
         discard: ctx.flags.discard,
         checking: ctx.flags.repair,
+        l2_cache: if ctx.flags.one_pass { ONE_PASS_L2_CACHE } else { MAX_L2_CACHE },
     };
     let image = Qcow2::new(header, parts, &options)?;
     image.begin_use(ctx.flags.repair)?;
@@ -157,7 +162,7 @@ impl Qcow2 {
     /// Tables that cannot be read, or options that cannot be met.
     pub(super) fn new(header: Header, parts: Parts, options: &Qcow2Options) -> Result<Self> {
         let g = header.geometry;
-        let Parts { file, data_file, backing, encryption, writable, discard, checking } = parts;
+        let Parts { file, data_file, backing, encryption, writable, discard, checking, l2_cache } = parts;
         let l1 = read_numbers(&file, header.l1.offset, header.l1.count.into())
             .map_err(|e| Error::from_errno(e.errno()).context("Could not read L1 table"))?;
         let entries = u64::from(header.reftable.count) << (g.cluster_bits - 3);
@@ -168,7 +173,7 @@ impl Qcow2 {
             true => SnapshotTable::default(),
             false => snapshot::read_table(&file, header.snapshots, Excess::Refuse)?,
         };
-        let (l2, refcounts) = caches(&header, options)?;
+        let (l2, refcounts) = caches(&header, options, l2_cache)?;
         let caches = Caches::new(file.clone(), data_file.clone(), l2, refcounts);
         check_options(&header, options)?;
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS));
@@ -264,8 +269,8 @@ impl Meta {
     }
 }
 
-/// The two caches in the sizes options ask for.
-fn caches(header: &Header, options: &Qcow2Options) -> Result<(TableCache, TableCache)> {
+/// The two caches in the sizes options ask for; an L2 cache of at most `l2_cache` bytes without.
+fn caches(header: &Header, options: &Qcow2Options, l2_cache: u64) -> Result<(TableCache, TableCache)> {
     let g = header.geometry;
     let cover = header.size.div_ceil(g.l2_coverage()) << g.cluster_bits;
     let size = |option: &Option<secret::options::Size>| option.as_ref().map(|s| s.0);
@@ -285,7 +290,7 @@ fn caches(header: &Header, options: &Qcow2Options) -> Result<(TableCache, TableC
             return Err(Error::invalid("refcount-cache-size may not exceed cache-size"));
         }
         (None, Some(total)) => total,
-        (None, None) => MAX_L2_CACHE,
+        (None, None) => l2_cache,
     };
     let default_slice = if max < cover { SMALL_SLICE.min(g.cluster_size()) } else { g.cluster_size() };
     let slice = size(&options.l2_cache_entry_size).unwrap_or(default_slice);

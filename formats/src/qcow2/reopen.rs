@@ -65,6 +65,7 @@ impl Qcow2 {
             writable: ctx.flags.writable,
             discard: ctx.flags.discard,
             checking: false,
+            l2_cache: open::MAX_L2_CACHE,
         };
         open::check_corrupt(&header, ctx.flags)?;
         Qcow2::new(header, parts, &options)

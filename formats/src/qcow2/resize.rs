@@ -1,6 +1,6 @@
 //! Changes of the virtual size, and preallocation.
 
-use super::entry::L2Entry;
+use super::entry::{self, L2Entry};
 use super::header::{Version, field};
 use super::image::Qcow2;
 use super::meta::{FreedBy, Meta};
@@ -79,8 +79,7 @@ impl Qcow2 {
         let g = self.geometry;
         let cut = g.round_up(size);
         if cut < old {
-            self.discard_range(cut..g.round_up(old), DiscardTo::Backing, FreedBy::Shrink)
-                .context(|| "Failed to discard cropped clusters")?;
+            self.crop(cut..g.round_up(old)).context(|| "Failed to discard cropped clusters")?;
         }
         let mut meta = self.lock();
         meta.release_pending()?;
@@ -93,6 +92,20 @@ impl Qcow2 {
         let end = meta.last_used_cluster(self.file.len()?)?.0 + 1;
         if end << g.cluster_bits < self.file.len()? {
             self.file.truncate(Resize::to(end << g.cluster_bits))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the clusters of a range. What no L2 table describes has none, and a table made for it would only be freed.
+    fn crop(&self, range: Range<u64>) -> Result<()> {
+        let coverage = self.geometry.l2_coverage();
+        let mut at = range.start;
+        while at < range.end {
+            let next = range.end.min((at / coverage + 1) * coverage);
+            if entry::l2_table(self.lock().l1_entry(GuestOffset(at))).is_some() {
+                self.discard_range(at..next, DiscardTo::Backing, FreedBy::Shrink)?;
+            }
+            at = next;
         }
         Ok(())
     }
@@ -237,13 +250,19 @@ impl Meta {
         }
     }
 
-    /// The last cluster in a file of `len` bytes that is in use.
+    /// The last cluster in a file of `len` bytes that is in use. What has no refcount block is not, however long the file is.
     pub(super) fn last_used_cluster(&mut self, len: u64) -> Result<ClusterIndex> {
-        let mut index = self.geometry.clusters(len);
-        while index > 0 {
-            index -= 1;
-            if self.refcount(ClusterIndex(index))? > 0 {
-                return Ok(ClusterIndex(index));
+        let g = self.geometry;
+        for table in (0..self.reftable.len() as u64).rev() {
+            if self.refblock(table).is_none() {
+                continue;
+            }
+            let first = table * g.refblock_entries();
+            let end = g.clusters(len).min(first + g.refblock_entries());
+            for cluster in (first..end).rev().map(ClusterIndex) {
+                if self.refcount(cluster)? > 0 {
+                    return Ok(cluster);
+                }
             }
         }
         Err(self.corrupt("There are no references in the refcount table."))

@@ -86,6 +86,7 @@ impl CompareArgs {
         let flags = OpenFlags {
             cache: cache_mode(&self.cache, "source ")?,
             force_share: self.share.force_share,
+            one_pass: true,
             ..self.input.flags()
         };
         let open = |source: Source, format: Option<&str>| -> Result<Named> {

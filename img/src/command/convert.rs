@@ -208,6 +208,7 @@ impl ConvertArgs {
         let flags = OpenFlags {
             withheld: Perm::CHANGES,
             force_share: self.share.force_share,
+            one_pass: true,
             cache,
             ..self.input.flags()
         };

@@ -47,7 +47,7 @@ fn map(tool: &Tool<'_>, args: MapArgs) -> Result<ExitCode> {
         |text: &Option<String>, what| text.as_deref().map(|text| tool.parse_size(text, what)).transpose();
     let start = size(&args.start_offset, "start offset")?.unwrap_or(0);
     let max = size(&args.max_length, "max length")?.unwrap_or(u64::MAX);
-    let flags = OpenFlags { force_share: args.share.force_share, ..args.input.flags() };
+    let flags = OpenFlags { force_share: args.share.force_share, one_pass: true, ..args.input.flags() };
     let image = graph::open(tool.env(), &source, args.input.format.as_deref(), flags)?;
     let len = image.len()?;
     let end = start.saturating_add(max).min(len);

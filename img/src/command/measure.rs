@@ -79,7 +79,7 @@ impl MeasureArgs {
     }
 
     fn open(&self, tool: &Tool<'_>, source: &Source, snapshot: Option<&SnapshotName>) -> Result<Image> {
-        let flags = OpenFlags { force_share: self.share.force_share, ..self.input.flags() };
+        let flags = OpenFlags { force_share: self.share.force_share, one_pass: true, ..self.input.flags() };
         let image = graph::open(tool.env(), source, self.input.format.as_deref(), flags)?;
         snapshot.map_or(Ok(()), |name| snapshot::load(&image, name))?;
         Ok(image)

@@ -65,6 +65,7 @@ const READ: OpenFlags = OpenFlags {
     withheld: Perm::empty(),
     no_io: false,
     no_backing: false,
+    one_pass: false,
     repair: false,
     max_kdf_seconds: 0,
     max_kdf_memory: 0,

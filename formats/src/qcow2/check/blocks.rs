@@ -1,6 +1,6 @@
 //! Refcounts as they stand in the image, a block at a time: lookups in the order of the file are next to free.
 
-use super::counts::{Counts, LARGE};
+use super::counts::{Counts, Slots};
 use crate::mapped::ClusterIndex;
 use crate::qcow2::meta::Meta;
 use crate::qcow2::order::Tables;
@@ -70,24 +70,17 @@ impl Blocks {
             let at = |cluster: u64| usize::try_from(cluster - first).unwrap_or(usize::MAX);
             let stored = stored.get(at(part.start)..at(part.end)).unwrap_or_default();
             let Some(counted) = counted.filter(|_| !stored.is_empty()) else {
-                if counted.is_some_and(in_use) || stored.iter().any(|count| *count != [0; 2]) {
+                let used = counted.and_then(Slots::last_used).is_some();
+                if used || stored.iter().any(|count| *count != [0; 2]) {
                     return None;
                 }
                 continue;
             };
-            let differs = |differs, (stored, counted): (&[u8; 2], &u16)| {
-                differs | (u16::from_be_bytes(*stored) ^ counted)
-            };
-            if stored.iter().zip(counted).fold(0, differs) != 0 || counted.contains(&LARGE) {
+            if !counted.are(stored) {
                 return None;
             }
-            let last = counted.iter().rposition(|count| *count != 0);
-            end = last.map(|last| part.start + last as u64 + 1).or(end);
+            end = counted.last_used().map(|last| part.start + last as u64 + 1).or(end);
         }
         Some(end)
     }
-}
-
-fn in_use(counts: &[u16]) -> bool {
-    counts.iter().any(|count| *count != 0)
 }

@@ -55,22 +55,25 @@ impl Checker<'_> {
         let g = self.meta.geometry;
         let per_block = g.refblock_entries();
         let mut layout = Layout::default();
+        // No block before `from` is missing, and no cluster before `free` is free.
+        let (mut from, mut free) = (0, 0);
         loop {
-            let blocks = self.counts.len().div_ceil(per_block);
+            let blocks = self.counts.end().min(self.counts.len()).div_ceil(per_block);
+            let needed = g.clusters(blocks * 8);
+            if needed << g.cluster_bits > MAX_REFTABLE_BYTES {
+                return Err(Error::from_errno(nix::libc::EFBIG));
+            }
             layout.blocks.resize(usize::try_from(blocks).unwrap_or(usize::MAX), 0);
-            let missing = (0..blocks).find(|i| {
+            let missing = (from..blocks).find(|i| {
                 let slot = layout.blocks[usize::try_from(*i).unwrap_or(usize::MAX)];
                 slot == 0 && self.counts.any(i * per_block..(i + 1) * per_block)
             });
             if let Some(index) = missing {
-                let cluster = self.counts.free_run(0, 1);
+                let cluster = self.counts.free_run(free, 1);
                 self.counts.add(ClusterIndex(cluster), u64::MAX)?;
                 layout.blocks[usize::try_from(index).unwrap_or(usize::MAX)] = cluster;
+                (from, free) = (index.min(cluster / per_block), cluster + 1);
                 continue;
-            }
-            let needed = g.clusters(blocks * 8);
-            if needed << g.cluster_bits > MAX_REFTABLE_BYTES {
-                return Err(Error::from_errno(nix::libc::EFBIG));
             }
             if layout.table_clusters >= needed {
                 return Ok(layout);
@@ -78,8 +81,9 @@ impl Checker<'_> {
             // Where the table goes may need one block more.
             let room = needed + 1;
             let clusters = if layout.table_clusters == 0 { needed } else { room };
-            layout.table = self.counts.free_run(0, clusters);
+            layout.table = self.counts.free_run(free, clusters);
             layout.table_clusters = clusters;
+            from = layout.table / per_block;
             for cluster in layout.table..layout.table + clusters {
                 self.counts.add(ClusterIndex(cluster), u64::MAX)?;
             }
