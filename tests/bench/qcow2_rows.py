@@ -1,6 +1,7 @@
 """The rows of `scripts/bench` about qcow2: copies in and out, compression, small writes, tables of many clusters."""
 
 import array
+import dataclasses
 import pathlib
 import random
 import struct
@@ -90,7 +91,7 @@ def rows(row, bench, files):
     writes = ["bench", "-w", "-t", "writeback", "-d", "16", "-c", str(WRITES), "-S", str(STEP), "-f", "qcow2", bench.out]
     nothing = bench.nothing
     encrypted = [*bench.secret, *raw, "-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"]
-    return [
+    found = [
         row("raw to qcow2", [*raw, "-O", "qcow2", bench.out], nothing, 1.5),
         row("raw to qcow2+luks, whole", [*encrypted, bench.out], nothing, 7),
         row("qcow2 to raw", ["-f", "qcow2", files.filled, "-O", "raw", bench.out], nothing, 1.5),
@@ -100,3 +101,4 @@ def rows(row, bench, files):
         row("check of 4 Mi clusters", ["check", "-f", "qcow2", files.tables], lambda: None, 2, convert=False),
         row("map of 1 Mi extents", ["map", "--output=json", "-f", "qcow2", files.extents], lambda: None, 2, convert=False),
     ]
+    return [dataclasses.replace(one, lean=True) for one in found]
