@@ -63,6 +63,7 @@ const READ: OpenFlags = OpenFlags {
     copy_on_read: false,
     force_share: false,
     withheld: Perm::empty(),
+    native_aio: false,
     no_io: false,
     no_backing: false,
     one_pass: false,
