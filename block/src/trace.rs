@@ -78,7 +78,7 @@ pub fn start(out: &Out, specs: &[String]) -> Result<Asked> {
         }
         log = spec.file.or(log);
     }
-    let log = log.map(open_log).transpose()?;
+    let log = log.as_deref().map(open_log).transpose()?;
     if enabled.contains(&true) {
         // A process has one command line.
         let _ = TRACE.set(Trace { enabled, log: Mutex::new(log.unwrap_or_else(|| Box::new(io::stderr()))) });
@@ -110,8 +110,8 @@ impl Spec {
     }
 }
 
-fn open_log(path: String) -> Result<Box<dyn Write + Send>> {
-    let file = File::create(&path);
+fn open_log(path: &str) -> Result<Box<dyn Write + Send>> {
+    let file = File::create(path);
     Ok(Box::new(file.map_err(Error::from).context(|| format!("Error opening logfile {path}"))?))
 }
 

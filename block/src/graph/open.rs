@@ -432,7 +432,7 @@ impl Opener<'_> {
 fn check_active(child: &Child, parent: &NodeName) -> Result<()> {
     let state = child.node().state();
     let active = state.opened.as_ref().and_then(|opened| opened.common.get("active"));
-    if active.is_none_or(|active| *active != Value::from(false) && *active != Value::from("off")) {
+    if active.is_none_or(|active| *active != false && *active != "off") {
         return Ok(());
     }
     let (role, below, above) = (child.role(), &child.node().name().node, &parent.node);
