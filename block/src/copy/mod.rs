@@ -145,8 +145,10 @@ pub fn copy_at(
         Some(_) => chunk,
         None => piece(sources, target).max(unit).max(shortest_run(options)).min(chunk),
     };
+    // What waits for its turn to be written has been read, so nothing may be read during a turn.
+    let taken = if options.order == Order::Sequential { piece } else { chunk };
     let job = Job {
-        cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk).starting_at(start))),
+        cursor: Mutex::new((0, Cursor::new(sources, options, observer, taken).starting_at(start))),
         piece,
         sources,
         turns: Turns::default(),
