@@ -187,14 +187,10 @@ impl Node {
         below.map_or_else(|| Arc::clone(self), |below| below.unfiltered())
     }
 
-    /// The file whose directory relative names in this image begin in: its own name or, where that is a description,
-    /// the name of the file below.
+    /// The file whose directory relative names in this image begin in: the lowest one, as what is above may be called by
+    /// a description, or by the name of a filter.
     pub fn base_name(&self) -> String {
-        let name = &self.name.filename;
-        match self.primary() {
-            Some(below) if name.starts_with("json:") => below.base_name(),
-            _ => name.clone(),
-        }
+        self.primary().map_or_else(|| self.name.filename.clone(), |below| below.base_name())
     }
 
     /// The next layer in the chain of images: the backing file of this node or of the one it filters.
@@ -310,8 +306,15 @@ impl Node {
         if from.is_empty() {
             return Ok(());
         }
-        let flush = flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA);
-        let done = self.write_guarded(at, from, native, &limits).and_then(|()| self.finish_fua(flush));
+        self.noting_writes(|| {
+            self.write_guarded(at, from, native, &limits)?;
+            self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
+        })
+    }
+
+    /// Carries out a request that writes. It is noted when it is over: its own flush counts as one of earlier requests.
+    fn noting_writes(&self, request: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = request();
         self.written.store(true, Ordering::Release);
         done
     }
@@ -342,9 +345,8 @@ impl Node {
         if unusual {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
-        self.written.store(true, Ordering::Release);
         let _guard = self.inflight.begin(range, Mode::Plain);
-        self.state().driver.copy_in(at, from, from_at, len)
+        self.noting_writes(|| self.state().driver.copy_in(at, from, from_at, len))
     }
 
     fn detected_flags(&self, flags: WriteFlags) -> ZeroFlags {
@@ -429,20 +431,21 @@ impl Node {
     }
 
     fn serve_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
-        self.written.store(true, Ordering::Release);
         flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.state().flags.discard);
         let limits = self.limits();
         let fua = flags.contains(ZeroFlags::FUA);
         let native_fua = limits.write_flags.contains(WriteFlags::FUA);
         let native = if native_fua { flags } else { flags - ZeroFlags::FUA };
-        for piece in split_at_granularity(range, limits.request_align) {
-            let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;
-            match whole {
-                true => self.zero_units(piece, native, &limits)?,
-                false => self.zero_part(piece, native, &limits)?,
-            }
-        }
-        self.finish_fua(fua && !native_fua)
+        self.noting_writes(|| {
+            split_at_granularity(range, limits.request_align).try_for_each(|piece| {
+                let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;
+                match whole {
+                    true => self.zero_units(piece, native, &limits),
+                    false => self.zero_part(piece, native, &limits),
+                }
+            })?;
+            self.finish_fua(fua && !native_fua)
+        })
     }
 
     /// Zeroes a part of a request unit, which has to be read first.
@@ -500,13 +503,12 @@ impl Node {
         if !self.state().flags.discard || range.is_empty() {
             return Ok(());
         }
-        self.written.store(true, Ordering::Release);
         let _guard = self.inflight.begin(range.clone(), Mode::Plain);
         // Only a driver that limits discards cares where they are taken apart.
         let granularity = limits.max_discard.map_or(unit, |_| limits.discard_granularity);
-        split_at_granularity(range, granularity)
-            .flat_map(|piece| chunks(piece, limits.max_discard))
-            .try_for_each(|piece| self.discard_piece(piece))
+        let mut pieces =
+            split_at_granularity(range, granularity).flat_map(|piece| chunks(piece, limits.max_discard));
+        self.noting_writes(|| pieces.try_for_each(|piece| self.discard_piece(piece)))
     }
 
     fn discard_piece(&self, piece: Range<u64>) -> Result<()> {
@@ -517,17 +519,27 @@ impl Node {
     }
 
     fn serve_flush(&self, level: Level) -> Result<()> {
-        let state = self.state();
-        let Some(below) = self.primary() else { return state.driver.flush(level) };
-        below.event(Event("flush_to_os"));
-        state.driver.flush(Level::Os)?;
+        let (state, below) = (self.state(), self.primary());
+        let tell = |event| below.iter().for_each(|node| node.event(Event(event)));
+        tell("flush_to_os");
+        if below.is_some() || level == Level::Os {
+            state.driver.flush(Level::Os)?;
+        }
         if level == Level::Os {
             return Ok(());
         }
-        if self.written.swap(false, Ordering::AcqRel) {
-            below.event(Event("flush_to_disk"));
+        let written = self.written.swap(false, Ordering::AcqRel);
+        if written {
+            tell("flush_to_disk");
         }
-        state.driver.flush(Level::Disk)
+        let flushed = state.driver.flush(Level::Disk);
+        self.written.fetch_or(written && flushed.is_err(), Ordering::AcqRel);
+        flushed
+    }
+
+    /// Whether there were requests to write, failed ones too, since the last flush to stable storage that did not fail.
+    pub fn is_written(&self) -> bool {
+        self.written.load(Ordering::Acquire)
     }
 
     fn serve_map(self: &Arc<Self>, at: u64, max: u64, want: Want) -> Result<Mapping> {

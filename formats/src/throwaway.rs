@@ -32,7 +32,7 @@ pub fn open(env: Env<'_>, name: Option<&str>, options: Options, flags: OpenFlags
     // Nobody will ever read it after a crash.
     tree.set("file.cache.no-flush", "on")?;
     tree.merge("backing", described(env, name, options)?)?;
-    graph::open_tree(env, None, tree, OpenFlags { writable: true, resize: true, ..flags })
+    graph::open_tree(env, None, tree, OpenFlags { resize: flags.writable, ..flags })
 }
 
 fn folder() -> PathBuf {

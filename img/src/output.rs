@@ -21,15 +21,17 @@ pub(crate) fn node_info(node: &Arc<Node>) -> Result<Value> {
     map.insert("filename".into(), json!(name.filename));
     map.insert("format".into(), json!(name.driver));
     map.insert("virtual-size".into(), json!(len_or_nothing(node)?));
-    map.insert("dirty-flag".into(), json!(info.dirty));
     if let Some(bytes) = node.allocated() {
         map.insert("actual-size".into(), json!(bytes));
     }
     if info.encrypted {
         map.insert("encrypted".into(), json!(true));
     }
-    if let Some(bytes) = node.limits().cluster_size {
-        map.insert("cluster-size".into(), json!(bytes));
+    if let Some(layout) = node.layout() {
+        map.insert("dirty-flag".into(), json!(info.dirty));
+        if let Some(bytes) = layout.limits().cluster_size {
+            map.insert("cluster-size".into(), json!(bytes));
+        }
     }
     add_backing(node, &info, &mut map);
     if let Some(snapshots) = node.snapshots().filter(|all| !all.is_empty()) {

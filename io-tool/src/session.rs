@@ -159,8 +159,7 @@ impl<'a> Session<'a> {
         if let Some(format) = &args.format {
             options.set("driver", format.as_str())?;
         }
-        let overlay = args.snapshot && !args.read_only;
-        let open = if overlay { formats::throwaway::open } else { graph::open_tree };
+        let open = if args.snapshot { formats::throwaway::open } else { graph::open_tree };
         open(self.env(), name.as_deref(), options, args.flags())
     }
 

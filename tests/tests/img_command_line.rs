@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use tests::Pair;
+use tests::{Pair, Whose};
 
 fn with_images() -> Pair {
     let pair = Pair::new();
@@ -258,4 +258,32 @@ fn map_lists_the_same_extents() {
         }
     }
     pair.check(&lines);
+}
+
+#[test]
+fn measure_asks_for_the_secrets_an_image_would_be_made_with() {
+    let secret = "--object secret,id=s,data=1";
+    let lines = [
+        "-O luks",
+        "-O luks -o key-secret=nope",
+        &format!("{secret} -O luks -o key-secret=s"),
+        "-O qcow2 -o encrypt.format=luks",
+        "-O qcow2 -o encrypt.format=luks,encrypt.key-secret=nope",
+        &format!("{secret} -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s"),
+    ];
+    Pair::new().check(&lines.map(|line| format!("measure --size 1M {line}")));
+}
+
+#[test]
+fn the_name_of_a_backing_file_ends_at_a_nul() {
+    let pair = Pair::new();
+    pair.prepare("qemu-img create -q -f qcow2 -u -b abcdefgh -F raw whole.img 64k");
+    let whole = std::fs::read(pair.dir(Whose::Real).join("whole.img")).unwrap();
+    let at = whole.windows(8).position(|window| window == b"abcdefgh").unwrap();
+    for (name, nul) in [("cut.img", 3), ("none.img", 0)] {
+        let mut bytes = whole.clone();
+        bytes[at + nul] = 0;
+        pair.write(name, &bytes);
+    }
+    pair.check(&["info cut.img", "map cut.img", "info none.img", "map none.img"]);
 }

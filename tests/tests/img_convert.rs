@@ -229,6 +229,15 @@ fn what_an_existing_target_held_is_overwritten_also_by_zeroes() {
     assert!(ours == real);
 }
 
+/// The real tool says so too, with an exit status of 0.
+#[test]
+fn a_target_with_a_backing_file_is_not_taken_for_zeroes() {
+    let pair = with_pictures();
+    let line = "qemu-img convert -f raw -O qcow2 -n --target-is-zero -B full -F raw dense full";
+    let [ours, real] = pair.run(line);
+    assert_eq!((ours.code, &ours.stderr), (Some(1), &real.stderr));
+}
+
 #[test]
 fn progress_is_printed_as_by_the_real_tool() {
     let pair = with_pictures();

@@ -463,3 +463,19 @@ fn room_allocated_ahead_is_given_back() {
     pair.run(&crash);
     assert!(len(Whose::Ours) > 3 << 20 && len(Whose::Ours) == len(Whose::Real));
 }
+
+#[test]
+fn a_format_that_was_guessed_may_write_to_a_last_unit_that_is_not_whole() {
+    let pair = with_images();
+    pair.prepare("qemu-img create -q -f qcow2 q.qcow2 1M");
+    pair.prepare("qemu-io -f qcow2 q.qcow2 -c 'write -q -c 0 64k'");
+    pair.prepare("qemu-img resize -q -f raw --shrink a.raw 66048");
+    for name in ["q.qcow2", "a.raw"] {
+        let file = format!(
+            r#"{{"driver":"blkdebug","align":4096,"image":{{"driver":"file","filename":"{name}"}}}}"#
+        );
+        let line = format!(r#"qemu-io 'json:{{"file":{file}}}' -c 'write 0 4k'"#);
+        let [ours, real] = pair.run(&line).map(|ran| same(&ran));
+        assert_eq!((ours.code, ours.stdout), (real.code, real.stdout), "{name}");
+    }
+}

@@ -101,8 +101,8 @@ impl OpenCtx<'_> {
             self.children.remove("backing");
             return Ok(None);
         }
+        // One that is described and not wanted is left over, and told as an option that nobody took.
         if self.flags.no_backing || described.is_none() && filename.is_none() {
-            self.children.remove("backing");
             return Ok(None);
         }
         let own = self.perms.own & super::Perm::READ;

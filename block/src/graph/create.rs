@@ -59,8 +59,8 @@ pub struct Measure {
     pub bitmaps: Option<u64>,
 }
 
-/// Computes the space an image takes.
-pub type MeasureFn = fn(&CreateOptions, Option<&Image>) -> Result<Measure>;
+/// Computes the space an image takes; the secrets it would be made with must be there.
+pub type MeasureFn = fn(Env<'_>, &CreateOptions, Option<&Image>) -> Result<Measure>;
 
 /// How a driver creates images.
 pub struct CreateRow {

@@ -100,6 +100,27 @@ pub(super) enum ChildSource {
     Both,
 }
 
+impl ChildSource {
+    /// The first of the options that describe it as a child in `role`.
+    fn first_option(&self, role: &str) -> String {
+        match self {
+            ChildSource::Describe { filename: None, options } => {
+                first_path(role, &Value::Object(options.clone().into_map()))
+            }
+            ChildSource::Describe { .. } => format!("{role}.filename"),
+            _ => role.to_owned(),
+        }
+    }
+}
+
+/// The path to the first option of a tree that is found at `path`.
+fn first_path(path: &str, tree: &Value) -> String {
+    match tree.as_object().and_then(|members| members.iter().next()) {
+        Some((key, value)) => first_path(&format!("{path}.{key}"), value),
+        None => path.to_owned(),
+    }
+}
+
 /// Opens an image. `format` forces the driver.
 ///
 /// # Errors
@@ -140,7 +161,7 @@ pub fn open_node(
     flags: OpenFlags,
 ) -> Result<Arc<Node>> {
     let opener = Opener { env, flags, perms: flags.perms(), depth: 0, guessed: false };
-    let top = opener.open(filename.map(str::to_owned), options, Layer::Any)?;
+    let top = opener.open_permitted(filename.map(str::to_owned), options, Layer::Any)?;
     check_unique(&top, &mut HashSet::new())?;
     Ok(top)
 }
@@ -182,7 +203,7 @@ pub(super) fn open_child(
     match source {
         ChildSource::Describe { filename, options } => {
             let probing = layer_of(parent.driver.kind, role);
-            opener.open(filename, options, probing)
+            opener.open_permitted(filename, options, probing)
         }
         ChildSource::Opened(node) => node.permit(perms).map(|()| node),
         ChildSource::Nothing => {
@@ -273,7 +294,15 @@ pub(super) const COMMON: [&str; 9] = [
 impl Opener<'_> {
     /// Opens the protocol that `filename` and `options` describe.
     pub(super) fn open_protocol(self, filename: &str, options: Options) -> Result<Arc<Node>> {
-        self.open(Some(filename.to_owned()), options, Layer::Protocol)
+        self.open_permitted(Some(filename.to_owned()), options, Layer::Protocol)
+    }
+
+    /// Opens a node whose parent is known, and takes the rights that this one wants.
+    fn open_permitted(self, filename: Option<String>, options: Options, layer: Layer) -> Result<Arc<Node>> {
+        let perms = self.perms;
+        let node = self.open(filename, options, layer)?;
+        node.permit(perms)?;
+        Ok(node)
     }
 
     fn open(mut self, filename: Option<String>, mut options: Options, layer: Layer) -> Result<Arc<Node>> {
@@ -379,8 +408,11 @@ impl Opener<'_> {
             }
             Some(ChildSource::Opened(node)) => node,
             Some(ChildSource::Describe { filename, options }) => {
-                // A filter keeps the rights its child was opened with.
-                let perms = Perms { own: self.flags.perms().own, shared: Perm::all() };
+                // The node gets its rights from the format. What a filter has below keeps those it is opened with,
+                // which must do for any format.
+                let mut own = self.flags.perms().own;
+                own.set(Perm::RESIZE, own.contains(Perm::WRITE));
+                let perms = Perms { own, shared: Perm::all() };
                 let flags = below(self.flags);
                 let depth = self.depth + 1;
                 let opener = Opener { env: self.env, flags, perms, depth, guessed: false };
@@ -407,11 +439,10 @@ impl Opener<'_> {
         let opened = Vec::new();
         let mut ctx = OpenCtx { env, flags, perms, guessed, driver: row, options, children, depth, opened };
         let driver = (row.open)(&mut ctx)?;
-        if let Some(role) = ctx.children.keys().next() {
-            return Err(Error::invalid(format!(
-                "Block format '{}' does not support the option '{role}'",
-                row.name
-            )));
+        if let Some((role, source)) = ctx.children.iter().next() {
+            let option = source.first_option(role);
+            let text = format!("Block format '{}' does not support the option '{option}'", row.name);
+            return Err(Error::invalid(text));
         }
         let name = node_name(row, &ctx.options, &ctx.opened, common);
         if common.active != Some(false) {
@@ -422,7 +453,6 @@ impl Opener<'_> {
             Opened { row, options, common: common.given.clone(), inherited: common.inherited, depth };
         let flags = NodeFlags { guessed, ..flags.for_node() };
         let node = Node::with_state(State { driver, flags, opened: Some(opened) }, name);
-        node.permit(perms)?;
         trace::tell(Operation::Open, node.name(), || format!(" filename \"{}\"", node.name().filename));
         Ok(node)
     }
@@ -458,6 +488,10 @@ fn take_children(
 ) -> BTreeMap<&'static str, ChildSource> {
     let mut filename = filename;
     let mut children = BTreeMap::new();
+    // That there is to be no backing file may be said of any driver.
+    if !row.children.contains(&"backing") && options.get("backing") == Some(&Value::Null) {
+        options.take("backing");
+    }
     for role in row.children {
         let name = if *role == "file" { filename.take() } else { None };
         // How the file name of a filter names its child.

@@ -1,5 +1,5 @@
-//! What some formats have beyond bytes: snapshots, dirty bitmaps, key slots and options that can be changed, reached
-//! through filters.
+//! What some formats have beyond bytes: clusters, snapshots, dirty bitmaps, key slots and options that can be changed,
+//! reached through filters.
 
 use super::Node;
 use crate::amend::AmendCtx;
@@ -14,6 +14,23 @@ use crate::{Context, Error, IoVec, Kind, Quiesced, Result, WriteFlags};
 use std::sync::Arc;
 
 impl Node {
+    /// The node that knows how the bytes of this one are laid out, in clusters or just in a file; `None` where they are in
+    /// neither.
+    pub fn layout(self: &Arc<Self>) -> Option<Arc<Node>> {
+        let node = self.laid_out();
+        let is_known = node.limits().cluster_size.is_some() || node.name.description.contains_key("filename");
+        is_known.then_some(node)
+    }
+
+    /// This node, or what is below filters and formats that have no clusters.
+    fn laid_out(self: &Arc<Self>) -> Arc<Node> {
+        // Of blkverify, the raw copy counts.
+        match self.primary().or_else(|| self.child("raw")) {
+            Some(below) if self.limits().cluster_size.is_none() => below.laid_out(),
+            _ => Arc::clone(self),
+        }
+    }
+
     /// Whether the format can be given another backing file.
     pub fn has_overlay(&self) -> bool {
         self.state().driver.overlay().is_some()

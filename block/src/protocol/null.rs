@@ -2,8 +2,7 @@
 
 use crate::graph::{DriverKind, DriverRow, OpenCtx, ReopenCtx};
 use crate::{
-    Child, Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Options, Result, Want,
-    WriteFlags, ZeroFlags,
+    Child, Driver, Error, IoVec, IoVecMut, Level, Limits, MapKind, Mapping, Options, Result, Want, WriteFlags,
 };
 use secret::options::Size;
 use serde::Deserialize;
@@ -107,10 +106,6 @@ impl Driver for Null {
     }
 
     fn write(&self, _at: u64, _from: &IoVec<'_>, _flags: WriteFlags) -> Result<()> {
-        self.wait()
-    }
-
-    fn write_zeroes(&self, _range: Range<u64>, _flags: ZeroFlags) -> Result<()> {
         self.wait()
     }
 

@@ -9,7 +9,7 @@ use super::options::{self, NewImage, Version};
 use super::secret as passphrase;
 use super::v2;
 use crate::crypto::kdf::MIN_ITERATIONS;
-use block::graph::{CreateCtx, CreateOptions, CreateRow, Measure, prealloc};
+use block::graph::{CreateCtx, CreateOptions, CreateRow, Env, Measure, prealloc};
 use block::{Child, Error, Image, Kind, Prealloc, Resize, Result, ZeroFlags};
 use std::num::NonZeroU32;
 use uuid::Builder;
@@ -157,8 +157,9 @@ pub(super) fn random_uuid() -> Result<String> {
     Ok(Builder::from_random_bytes(uuid).into_uuid().to_string())
 }
 
-fn measure(options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
+fn measure(env: Env<'_>, options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
     let mut new = NewImage::new(options)?;
+    passphrase::find(env, Some(&new.key_secret))?;
     if let Some(image) = source {
         new.size = image.len()?;
     }

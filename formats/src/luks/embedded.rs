@@ -56,9 +56,11 @@ impl<'a> NewHeader<'a> {
 /// Bytes that a header takes when it is made as the options say.
 ///
 /// # Errors
-/// As for [`NewHeader::new`], but that no secret is looked for.
-pub(crate) fn measure(options: &Map<String, Value>) -> Result<u64> {
-    parse(options).map(|new| len(&new))
+/// As for [`NewHeader::new`].
+pub(crate) fn measure(env: Env<'_>, options: &Map<String, Value>) -> Result<u64> {
+    let new = parse(options)?;
+    env.objects.secret(&new.key_secret)?;
+    Ok(len(&new))
 }
 
 /// Refuses options that ask for version 2.

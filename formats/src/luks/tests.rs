@@ -409,7 +409,7 @@ fn an_image_takes_its_header_and_its_size() {
         let mut options = graph::options_for(bench.env(), row, None).unwrap();
         options.set("key-secret", "s").unwrap();
         more.iter().for_each(|(key, value)| options.set(key, value).unwrap());
-        let measure = row.create.unwrap().measure.unwrap()(&options, source).unwrap();
+        let measure = row.create.unwrap().measure.unwrap()(bench.env(), &options, source).unwrap();
         assert_eq!(measure.required, measure.fully_allocated);
         measure.required
     };

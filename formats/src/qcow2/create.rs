@@ -7,7 +7,7 @@ use super::header::{CLUSTER_BITS, Compression, CryptMethod, Header, Table, Versi
 use super::image::Qcow2;
 use super::open::{self, Parts};
 use crate::mapped::MappedFormat;
-use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow};
+use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Env};
 use block::{Child, Context, Error, Level, Prealloc, Resize, Result, SECTOR};
 use secret::options::Size;
 use serde::Deserialize;
@@ -257,13 +257,13 @@ fn check(given: &Given, version: Version, prealloc: Prealloc, compression: Compr
 }
 
 /// Bytes that the key slots of a new image take.
-pub(super) fn key_area(given: &Given) -> Result<u64> {
+pub(super) fn key_area(env: Env<'_>, given: &Given) -> Result<u64> {
     let wanted = Wanted {
         encryption: given.encryption,
         encrypt: given.encrypt.clone(),
         legacy_write: given.legacy_aes_write,
     };
-    wanted.key_area()
+    wanted.key_area(env)
 }
 
 /// Writes the smallest valid image: a header, and a refcount table with one block that counts all three.

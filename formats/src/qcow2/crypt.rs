@@ -187,10 +187,14 @@ impl Wanted {
     /// Bytes that the key slots take.
     ///
     /// # Errors
-    /// Options that do not go together.
-    pub(super) fn key_area(&self) -> Result<u64> {
+    /// Options that do not go together, or a missing secret.
+    pub(super) fn key_area(&self, env: Env<'_>) -> Result<u64> {
         let (format, rest) = self.parts()?;
-        if format.as_deref() == Some("luks") { crate::luks::embedded::measure(&rest) } else { Ok(0) }
+        match format.as_deref() {
+            Some("luks") if !rest.contains_key("key-secret") => Err(encrypt::missing()),
+            Some("luks") => crate::luks::embedded::measure(env, &rest),
+            _ => Ok(0),
+        }
     }
 
     /// Checks it and looks secrets up.

@@ -95,9 +95,9 @@ impl Meta {
     /// The file's.
     pub(super) fn flush_for_good(&mut self) -> Result<()> {
         let tables = self.release_pending().and_then(|_| self.caches.write_back(Tables::L2));
-        let tables = tables.and_then(|()| self.caches.settle());
+        let tables = tables.and_then(|()| self.caches.settle_all());
         let counts = if self.caches.is_lazy() { Ok(()) } else { self.caches.write_back(Tables::Refcounts) };
-        let counts = counts.and_then(|()| self.caches.settle());
+        let counts = counts.and_then(|()| self.caches.settle_all());
         let say = |what: &str, e: &Error| {
             let text = format!("Failed to flush the {what} cache");
             Error::from_errno(e.errno()).context(text)

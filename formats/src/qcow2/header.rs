@@ -416,6 +416,7 @@ fn backing_name(prologue: &Prologue, cluster: &[u8]) -> Result<Option<String>> {
     if len > room.min(MAX_BACKING_NAME) {
         return invalid("Backing file name too long", "backing_file_size", 16);
     }
-    let name = &cluster[start..start + len];
-    Ok((len > 0).then(|| String::from_utf8_lossy(name).into_owned()))
+    // No file's name has a NUL in it: where one stands, the real tools take the name to end.
+    let name = cluster[start..start + len].split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok((!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()))
 }

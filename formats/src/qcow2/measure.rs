@@ -8,14 +8,14 @@ use super::geometry::Geometry;
 use super::header::{MAX_L1_BYTES, Version};
 use super::reftable::{self, Room};
 use block::extents::Extents;
-use block::graph::{CreateOptions, Measure};
+use block::graph::{CreateOptions, Env, Measure};
 use block::{Error, Image, Prealloc, Result, Want};
 
 /// Computes the space an image takes for `source`, or for the size among the options.
 ///
 /// # Errors
 /// Options that make no sense, a size that is too large, or the source's.
-pub(super) fn measure(options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
+pub(super) fn measure(env: Env<'_>, options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
     let given: Given = options.parse()?;
     let prealloc = create::prealloc_mode(given.preallocation.as_deref())?;
     let version = create::version(given.compat.as_deref())?;
@@ -24,7 +24,7 @@ pub(super) fn measure(options: &CreateOptions, source: Option<&Image>) -> Result
     let end = size.checked_next_multiple_of(g.cluster_size()).filter(|end| l1_bytes(g, *end) <= MAX_L1_BYTES);
     let end =
         end.ok_or_else(|| Error::invalid("The image size is too large (try using a larger cluster size)"))?;
-    let keys = create::key_area(&given)?.next_multiple_of(g.cluster_size());
+    let keys = create::key_area(env, &given)?.next_multiple_of(g.cluster_size());
     let all = full_size(g, end) + keys;
     let stored = match source {
         _ if matches!(prealloc, Prealloc::Falloc | Prealloc::Full) => end,

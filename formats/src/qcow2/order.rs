@@ -167,6 +167,14 @@ impl Caches {
         Ok(())
     }
 
+    /// A barrier, if anything at all was to be written to the file since the last one, guest data included.
+    ///
+    /// # Errors
+    /// The flush's.
+    pub(super) fn settle_all(&mut self) -> Result<()> {
+        if self.file.node().is_written() { self.barrier() } else { self.settle() }
+    }
+
     fn barrier(&mut self) -> Result<()> {
         if let Some(data) = &self.data {
             data.flush(Level::Disk)?;

@@ -1,6 +1,6 @@
 //! Creating raw images, and the space they take.
 
-use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Measure};
+use block::graph::{CreateCtx, CreateKind, CreateOption, CreateOptions, CreateRow, Env, Measure};
 use block::{Image, Result, SECTOR};
 
 /// How raw images are created: the protocol does all of it.
@@ -17,7 +17,7 @@ fn create(ctx: &mut CreateCtx<'_>, options: &CreateOptions) -> Result<()> {
     ctx.create_file(size(options), options).map(drop)
 }
 
-fn measure(options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
+fn measure(_env: Env<'_>, options: &CreateOptions, source: Option<&Image>) -> Result<Measure> {
     let bytes = match source {
         Some(image) => image.len()?,
         None => size(options).next_multiple_of(SECTOR),

@@ -109,8 +109,9 @@ impl Run for BitmapArgs {
     }
 
     fn run(mut self, tool: &Tool<'_>) -> Result<ExitCode> {
-        let granularity =
-            self.granularity.take().map(|text| tool.parse_size(&text, "granularity")).transpose()?;
+        let granularity = self.granularity.take().map(|text| tool.parse_size(&text, "granularity"));
+        // 0 is the default, whatever that is.
+        let granularity = granularity.transpose()?.filter(|size| *size > 0);
         let mut words = std::mem::take(&mut self.words);
         let expected = 2 - self.input.sources.len().min(1);
         let name = match words.pop() {

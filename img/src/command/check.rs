@@ -67,11 +67,11 @@ impl Run for CheckArgs {
         let silent = self.quiet || self.report.is_json();
         let result = check(tool, &image, repair, silent)?;
         match self.report.is_json() {
+            _ if self.quiet => {}
             true => {
                 let format = image.node().name().driver;
                 tool.out.line(&json::pretty(&machine_report(&result, source.text(), format)));
             }
-            false if self.quiet => {}
             false => tool.out.print(&human_report(&result)),
         }
         image.close()?;

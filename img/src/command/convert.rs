@@ -180,6 +180,10 @@ impl ConvertArgs {
             (target.no_create && !target.options.is_empty(), "-o has no effect when skipping image creation"),
             (target.target_image_opts && !target.no_create, "--target-image-opts requires use of -n flag"),
             (target.target_is_zero && !target.no_create, "--target-is-zero requires use of -n flag"),
+            (
+                target.target_is_zero && target.backing.is_some(),
+                "Cannot use --target-is-zero when the destination image has a backing file",
+            ),
         ];
         match wrong.iter().find(|(wrong, _)| *wrong) {
             Some((_, text)) => Err(Error::invalid(*text)),

@@ -53,7 +53,7 @@ impl Run for MeasureArgs {
         let (row, measure) = measuring(tool, &self.target_format)?;
         let image = source.map(|source| self.open(tool, &source, snapshot.as_ref())).transpose()?;
         let options = self.options(tool, row, &image, size)?;
-        let result = measure(&options, image.as_ref())?;
+        let result = measure(tool.env(), &options, image.as_ref())?;
         match self.report.is_json() {
             true => tool.out.line(&json::pretty(&machine_report(&result))),
             false => tool.out.print(&human_report(&result)),

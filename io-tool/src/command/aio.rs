@@ -1,7 +1,7 @@
 //! `aio_read`, `aio_write` and `aio_flush`.
 
 use super::read::{ReadOptions, VectoredRead};
-use super::write::{VectoredWrite, WriteOptions};
+use super::write::{VectoredWrite, WriteOptions, ZERO_REGISTERED};
 use super::{CommandRow, Count, Failure, Needs, Outcome};
 use crate::args::{Words, number, switch, valued};
 use crate::output::Transfer;
@@ -99,6 +99,9 @@ fn aio_zero(session: &mut Session<'_>, words: Words<'_>, options: WriteOptions) 
         let text = "-z supports only a single length parameter".into();
         return Err(if several { Failure::Said(text) } else { Failure::Usage });
     };
+    if options.registered {
+        return Err(Failure::Said(ZERO_REGISTERED.into()));
+    }
     let (offset, bytes) = (number(offset)?, number(count)?);
     session.submit(move |image: &Image| {
         let started = Instant::now();

@@ -4,8 +4,7 @@ use super::{CommandRow, Count, Failure, Outcome};
 use crate::args::{Words, number};
 use crate::output::size;
 use crate::session::Session;
-use block::{Error, Image, MapKind, Node, Result, Want};
-use std::sync::Arc;
+use block::{Error, Image, MapKind, Result, Want};
 
 /// `length`.
 pub(super) static LENGTH: CommandRow = CommandRow {
@@ -51,27 +50,14 @@ fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     if formats::DRIVERS.find(driver).is_some_and(|row| !row.prefixes.is_empty()) {
         out.line(&format!("format name: {driver}"));
     }
-    let layout = laid_out(node);
-    let cluster_size = layout.limits().cluster_size;
-    // Of what is neither a format with clusters nor in a file, nothing more is known.
-    if cluster_size.is_some() || layout.name().description.contains_key("filename") {
-        out.line(&format!("cluster size: {}", size(cluster_size.unwrap_or(0).into())));
-        out.line(&format!("vm state offset: {}", size(layout.vmstate_offset())));
-    }
+    let layout = node.layout().ok_or(Failure::Told)?;
+    out.line(&format!("cluster size: {}", size(layout.limits().cluster_size.unwrap_or(0).into())));
+    out.line(&format!("vm state offset: {}", size(layout.vmstate_offset())));
     let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    "));
     if let Some(text) = details.filter(|text| !text.is_empty()) {
         out.print(&format!("Format specific information:\n{text}"));
     }
     Ok(())
-}
-
-/// The node that knows of clusters: itself, or what is below filters and formats that have none.
-fn laid_out(node: &Arc<Node>) -> Arc<Node> {
-    // Of blkverify, the raw copy counts.
-    match node.primary().or_else(|| node.child("raw")) {
-        Some(below) if node.limits().cluster_size.is_none() => laid_out(&below),
-        _ => Arc::clone(node),
-    }
 }
 
 fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
@@ -95,17 +81,20 @@ fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
 
 fn map(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let image = session.image()?;
-    let len = image.len().map_err(|_| Failure::Said("Failed to query image length".into()))?;
+    let len = image.len().map_err(|e| failed("Failed to query image length", &e))?;
     let mut at = 0;
     while at < len {
-        let run = merged_at(image, at, len)
-            .map_err(|e| Error::from_errno(e.errno()).context("Failed to get allocation status"))?;
+        let run = merged_at(image, at, len).map_err(|e| failed("Failed to get allocation status", &e))?;
         let what = if run.allocated { "    allocated" } else { "not allocated" };
         let (bytes, start) = (size(run.len), size(at));
         session.out.line(&format!("{bytes} ({:#x}) bytes {what} at offset {start} ({at:#x})", run.len));
         at += run.len;
     }
     Ok(())
+}
+
+fn failed(what: &'static str, e: &Error) -> Failure {
+    Failure::Error(Error::from_errno(e.errno()).context(what))
 }
 
 /// A run of one kind.

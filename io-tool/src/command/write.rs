@@ -86,12 +86,16 @@ pub(super) static FLUSH: CommandRow = CommandRow {
     ..CommandRow::new("flush", |session, _| session.image()?.flush().map_err(|_| Failure::Told))
 };
 
+/// The complaint about a buffer for what has none.
+pub(super) const ZERO_REGISTERED: &str = "cannot combine zero write with registered I/O buffer";
+
 /// What the options of the writing commands come to.
 #[derive(Debug, Default)]
 pub(super) struct WriteOptions {
     pub(super) style: Style,
     pub(super) fua: bool,
     pub(super) pattern: Option<u8>,
+    pub(super) registered: bool,
     pub(super) unmap: bool,
     pub(super) zero: bool,
 }
@@ -106,6 +110,7 @@ impl WriteOptions {
             'C' => self.style = self.style.csv(),
             'f' => self.fua = true,
             'q' => self.style = Style::Quiet,
+            'r' => self.registered = true,
             'u' => self.unmap = true,
             'z' => self.zero = true,
             'P' => self.pattern = Some(pattern(value)?),
@@ -139,7 +144,6 @@ struct Special<'a> {
     vmstate: bool,
     compressed: bool,
     no_fallback: bool,
-    registered: bool,
     file: Option<&'a str>,
 }
 
@@ -155,7 +159,6 @@ impl Special<'_> {
             ),
             (self.no_fallback && !options.zero, "-n requires -z to be specified"),
             (options.unmap && !options.zero, "-u requires -z to be specified"),
-            (options.zero && self.registered, "cannot combine zero write with registered I/O buffer"),
             (
                 [options.zero, options.pattern.is_some(), self.file.is_some()].iter().filter(|x| **x).count()
                     > 1,
@@ -177,7 +180,6 @@ fn write(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
             'b' => special.vmstate = true,
             'c' => special.compressed = true,
             'n' => special.no_fallback = true,
-            'r' => special.registered = true,
             's' => special.file = Some(value),
             _ => options.set(letter, value)?,
         }
@@ -192,6 +194,9 @@ fn write(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     }
     if special.vmstate || special.compressed {
         super::read::whole_sectors(offset, count)?;
+    }
+    if options.zero && options.registered {
+        return Err(Failure::Said(ZERO_REGISTERED.into()));
     }
     let buffer = match options.zero {
         true => session.buffer(0, 0),

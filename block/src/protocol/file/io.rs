@@ -5,7 +5,7 @@ use super::{FileDriver, FileKind, FileOptions};
 use crate::graph::ReopenCtx;
 use crate::{
     Driver, Error, FormatInfo, IoVec, IoVecMut, Level, Limits, Mapping, Node, Perms, Quiesced, Resize,
-    Result, Want, WriteFlags, ZeroFlags,
+    Result, SECTOR, Want, WriteFlags, ZeroFlags,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
@@ -48,13 +48,21 @@ impl FileDriver {
     }
 
     fn zero(&self, range: &Range<u64>, may_unmap: bool) -> Result<()> {
-        if may_unmap && range.end <= self.end() && self.fallocate(PUNCH, range).is_ok() {
+        // A hole that ends in the last sector does not make that sector whole.
+        let inside = range.end <= self.end().next_multiple_of(SECTOR);
+        if may_unmap && inside && self.fallocate(PUNCH, range).is_ok() {
             return Ok(());
         }
         if self.kind == FileKind::BlockDevice {
             let keep = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             return self.fallocate(keep, range);
         }
+        self.zero_range(range)?;
+        self.grown_to(range.end);
+        Ok(())
+    }
+
+    fn zero_range(&self, range: &Range<u64>) -> Result<()> {
         if !self.no_zero_range.load(Ordering::Relaxed) {
             match self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, range) {
                 Err(e) if e.kind() == crate::Kind::Unsupported => {
@@ -206,7 +214,6 @@ impl Driver for FileDriver {
         let result = self.zero(&range, flags.contains(ZeroFlags::MAY_UNMAP));
         self.forget_runs();
         result?;
-        self.grown_to(range.end);
         self.finish_fua(flags.contains(ZeroFlags::FUA))
     }
 

@@ -70,6 +70,7 @@ const READ: OpenFlags = OpenFlags {
     repair: false,
     max_kdf_seconds: 0,
     max_kdf_memory: 0,
+    native_aio: false,
 };
 const WRITE: OpenFlags = OpenFlags { writable: true, discard: true, ..READ };
 const DIRECT: CacheMode = CacheMode { direct: true, ..READ.cache };
@@ -262,6 +263,18 @@ fn a_last_partial_sector_reads_as_zeroes_and_can_be_written() {
         image.write(999, &[2, 3]).unwrap();
         image.read(0, &mut bytes).unwrap();
         assert_eq!(bytes[998..1002], [1, 2, 3, 0]);
+    }
+}
+
+#[test]
+fn a_hole_in_the_last_partial_sector_leaves_the_length_alone() {
+    for dir in [Dir::new(), Dir::in_memory()] {
+        let path = dir.file("a", 1000);
+        let image = dir.open(&path, OpenFlags { resize: true, ..WRITE });
+        image.write_zeroes(512..1024, ZeroFlags::MAY_UNMAP).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [vec![1; 512], vec![0; 488]].concat());
+        image.write_zeroes(512..1024, ZeroFlags::empty()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [vec![1; 512], vec![0; 512]].concat());
     }
 }
 
