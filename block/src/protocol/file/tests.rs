@@ -70,7 +70,6 @@ const READ: OpenFlags = OpenFlags {
     repair: false,
     max_kdf_seconds: 0,
     max_kdf_memory: 0,
-    native_aio: false,
 };
 const WRITE: OpenFlags = OpenFlags { writable: true, discard: true, ..READ };
 const DIRECT: CacheMode = CacheMode { direct: true, ..READ.cache };
