@@ -14,6 +14,7 @@ pub mod luks;
 pub mod nbd;
 pub mod pairwise;
 pub mod random;
+pub mod seeds;
 
 use std::ffi::OsStr;
 use std::fmt;

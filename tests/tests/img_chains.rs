@@ -271,17 +271,31 @@ fn who_only_looks_at_an_image_does_not_need_its_data_file() {
 }
 
 #[test]
-fn a_data_file_is_as_long_as_the_real_tool_makes_it() {
+fn preallocated_files_are_as_long_as_the_real_tool_makes_them() {
     let pair = Pair::new();
+    // The image's name, and the file that is measured.
+    let files = [
+        ("raw", "raw.data"),
+        ("falloc", "falloc.data"),
+        ("sparse", "sparse.data"),
+        // The last cluster may end with a subcluster.
+        ("wide", "wide.data"),
+        ("inside", "inside.qcow2"),
+    ];
     pair.check(&[
         "create -q -f qcow2 -o data_file=raw.data,data_file_raw=on raw.qcow2 100k",
         "create -q -f qcow2 -o data_file=falloc.data,preallocation=falloc falloc.qcow2 100k",
         "create -q -f qcow2 -o data_file=sparse.data sparse.qcow2 100k",
+        "create -q -f qcow2 -o data_file=wide.data,data_file_raw=on,extended_l2=on wide.qcow2 100k",
+        "create -q -f qcow2 -o extended_l2=on,preallocation=metadata inside.qcow2 100k",
     ]);
-    for size in ["150k", "1M"] {
-        let lines = ["raw", "falloc", "sparse"].map(|name| format!("resize -f qcow2 {name}.qcow2 {size}"));
+    for size in ["150k", "1026k"] {
+        let lines = files.map(|(image, _)| {
+            let prealloc = if image == "inside" { "--preallocation=metadata" } else { "" };
+            format!("resize -f qcow2 {prealloc} {image}.qcow2 {size}")
+        });
         pair.check(&lines);
-        for name in ["raw.data", "falloc.data", "sparse.data"] {
+        for (_, name) in files {
             let [ours, theirs] = [Whose::Ours, Whose::Real]
                 .map(|whose| std::fs::metadata(pair.dir(whose).join(name)).unwrap().len());
             assert_eq!(ours, theirs, "{name} at {size}");

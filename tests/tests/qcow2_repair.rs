@@ -1,14 +1,14 @@
 //! `check -r all` beside the real tool, on images that were damaged at random: the same exit status, the same text, and
 //! afterwards images that the real tool finds as sound and reads the same from.
 //!
-//! `SEED=N` runs one case; `REPAIRS=N` so many, `BLOCKIMG_LONG` some hundreds.
+//! `BLOCKIMG_SEED` and `BLOCKIMG_COUNT` choose the cases ([`tests::seeds`]), `BLOCKIMG_LONG` runs some hundreds.
 
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tests::random::Random;
+use tests::seeds::Seeds;
 use tests::{Pair, Ran, Whose};
 
 /// The copied flag of table entries.
@@ -184,23 +184,9 @@ fn case(seed: u64) -> Option<String> {
     (!differs.is_empty()).then(|| format!("--- seed {seed}: {damages:?}{differs}\n"))
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn damaged_images_are_repaired_as_by_the_real_tool() {
-    let long = std::env::var_os("BLOCKIMG_LONG").is_some();
-    let count = number("REPAIRS").unwrap_or(if long { 500 } else { 40 });
-    let seeds = number("SEED").map_or(0..count, |seed| seed..seed + 1);
-    let next = AtomicU64::new(seeds.start);
-    let worker = || {
-        let taken = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
-        taken.take_while(|seed| *seed < seeds.end).filter_map(case).collect::<Vec<_>>()
-    };
-    let found: Vec<String> = std::thread::scope(|scope| {
-        let workers = [scope.spawn(worker), scope.spawn(worker)];
-        workers.into_iter().flat_map(|worker| worker.join().expect("a worker ends")).collect()
-    });
-    assert!(found.is_empty(), "{} of {count} differ\n{}", found.len(), found.concat());
+    let seeds = Seeds::asked(40, 500);
+    let found = seeds.run(case);
+    assert!(found.is_empty(), "{} of {} differ\n{}", found.len(), seeds.count(), found.concat());
 }

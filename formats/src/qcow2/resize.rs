@@ -137,7 +137,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Allocates every cluster of a guest range wherever there is room, and extends the file over them.
+    /// Allocates every cluster of a guest range wherever there is room, and extends the file to the end of the last
+    /// subcluster.
     pub(super) fn preallocate(&self, guest: Range<u64>, mode: Prealloc) -> Result<()> {
         let g = self.geometry;
         let mut end = 0;
@@ -151,9 +152,10 @@ impl Qcow2 {
         let in_file = if mode == Prealloc::Metadata { Prealloc::Off } else { mode };
         meta.caches.write_all_back()?;
         let (child, end) = match &self.data_file {
-            Some(data) => (data, g.round_up(guest.end)),
-            None => (&self.file, g.round_up(end)),
+            Some(data) => (data, guest.end),
+            None => (&self.file, end),
         };
+        let end = end.next_multiple_of(g.subcluster_size());
         if child.len()? < end {
             child.truncate(Resize { size: end, prealloc: in_file, exact: false })?;
         }

@@ -18,22 +18,35 @@ pub(crate) enum Backing {
     Qcow2,
 }
 
+impl Backing {
+    /// The format of what is below, or could be.
+    pub(crate) fn format(self) -> &'static str {
+        if self == Backing::Qcow2 { "qcow2" } else { "raw" }
+    }
+}
+
 /// One kind of image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
-    pub(crate) version: u32,
+    version: u32,
     pub(crate) cluster: u64,
     refcount_bits: u32,
     extended_l2: bool,
     pub(crate) data: Data,
-    pub(crate) encrypted: bool,
+    encrypted: bool,
     pub(crate) backing: Backing,
     lazy: bool,
+    /// How compressed clusters are stored, if not with zlib.
+    zstd: bool,
 }
 
 impl Kind {
     fn exists(&self) -> bool {
-        let v3_only = self.refcount_bits != 16 || self.extended_l2 || self.data != Data::Inside || self.lazy;
+        let v3_only = self.refcount_bits != 16
+            || self.extended_l2
+            || self.data != Data::Inside
+            || self.lazy
+            || self.zstd;
         (self.version == 3 || !v3_only)
             && (!self.extended_l2 || self.cluster >= 16384)
             && (self.data != Data::Raw || self.backing == Backing::None)
@@ -54,6 +67,7 @@ impl Kind {
         let switches = [
             (self.extended_l2, ",extended_l2=on"),
             (self.lazy, ",lazy_refcounts=on"),
+            (self.zstd, ",compression_type=zstd"),
             (self.data != Data::Inside, ",data_file=data"),
             (self.data == Data::Raw, ",data_file_raw=on"),
             (self.encrypted, ",encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
@@ -62,39 +76,54 @@ impl Kind {
         options
     }
 
+    /// Where the key is, on a command line.
+    pub(crate) fn secret(&self) -> &'static str {
+        if self.encrypted { "--object secret,id=s,file=key" } else { "" }
+    }
+
+    /// The image, as a command takes it.
+    pub(crate) fn image(&self) -> String {
+        if self.encrypted {
+            format!("{} --image-opts driver=qcow2,file.filename=t,encrypt.key-secret=s", self.secret())
+        } else {
+            "-f qcow2 t".into()
+        }
+    }
+
     /// All features, each by the name of its place and its value.
-    fn features(&self) -> [(usize, String); 8] {
-        let texts = [
-            self.version.to_string(),
-            self.cluster.to_string(),
-            self.refcount_bits.to_string(),
-            self.extended_l2.to_string(),
-            format!("{:?}", self.data),
-            self.encrypted.to_string(),
-            format!("{:?}", self.backing),
-            self.lazy.to_string(),
-        ];
-        let mut places = 0..;
-        texts.map(|text| (places.next().unwrap_or(0), text))
+    pub(crate) fn features(&self) -> [(&'static str, String); 9] {
+        [
+            ("version", self.version.to_string()),
+            ("cluster", self.cluster.to_string()),
+            ("refcount bits", self.refcount_bits.to_string()),
+            ("extended L2", self.extended_l2.to_string()),
+            ("data file", format!("{:?}", self.data)),
+            ("encrypted", self.encrypted.to_string()),
+            ("backing", format!("{:?}", self.backing)),
+            ("lazy refcounts", self.lazy.to_string()),
+            ("zstd", self.zstd.to_string()),
+        ]
     }
 }
 
-fn pairs(kind: &Kind) -> Vec<[(usize, String); 2]> {
+/// Every two features of a kind.
+pub(crate) fn pairs(kind: &Kind) -> Vec<[(&'static str, String); 2]> {
     let features = kind.features();
     let with_later = |i: usize| features[i + 1..].iter().map(move |b| (i, b));
     (0..features.len()).flat_map(with_later).map(|(i, b)| [features[i].clone(), b.clone()]).collect()
 }
 
-/// The kinds that are tried.
-pub(crate) fn kinds() -> Vec<Kind> {
+/// Every kind that exists.
+pub(crate) fn all() -> Vec<Kind> {
     let mut all = Vec::new();
     for version in [3, 2] {
         for cluster in [65536, 512, 4096, 2 << 20] {
-            for refcount_bits in [16, 1, 8, 64] {
+            for refcount_bits in [16, 1, 2, 4, 8, 32, 64] {
                 for data in [Data::Inside, Data::External, Data::Raw] {
                     for backing in [Backing::None, Backing::Raw, Backing::Qcow2] {
-                        for switches in 0..8 {
-                            let [extended_l2, encrypted, lazy] = [1, 2, 4].map(|bit| switches & bit != 0);
+                        for switches in 0..16 {
+                            let [extended_l2, encrypted, lazy, zstd] =
+                                [1, 2, 4, 8].map(|bit| switches & bit != 0);
                             all.push(Kind {
                                 version,
                                 cluster,
@@ -104,6 +133,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
                                 encrypted,
                                 backing,
                                 lazy,
+                                zstd,
                             });
                         }
                     }
@@ -112,5 +142,10 @@ pub(crate) fn kinds() -> Vec<Kind> {
         }
     }
     all.retain(Kind::exists);
-    pairwise(all, pairs)
+    all
+}
+
+/// The kinds that are tried.
+pub(crate) fn kinds() -> Vec<Kind> {
+    pairwise(all(), pairs)
 }

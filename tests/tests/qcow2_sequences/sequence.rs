@@ -1,21 +1,13 @@
-//! One sequence: an image is made, both sides get a copy, the same commands run on both, and what is left is compared.
+//! One sequence: both sides get a copy of the start, the same commands run on both, and what is left is compared.
 
+use crate::command::{Command, Tally};
 use crate::kind::{Backing, Data, Kind};
+use crate::start::Start;
 use std::path::Path;
-use tests::random::{Op, Random, Shape};
+use tests::random::Random;
 use tests::{Pair, Ran, Whose};
 
-const SECTOR: u64 = 512;
-
-/// One command of the sequence.
-#[derive(Debug, Clone)]
-enum Command {
-    Requests(Vec<Op>),
-    Snapshot(&'static str, String),
-    Resize(u64),
-    Commit,
-    Rebase(&'static str),
-}
+const BOTH: [Whose; 2] = [Whose::Ours, Whose::Real];
 
 /// A sequence about to run.
 pub(crate) struct Sequence<'a> {
@@ -24,171 +16,149 @@ pub(crate) struct Sequence<'a> {
     pair: Pair,
     /// Length of the disk now, in bytes.
     disk: u64,
-    names: u32,
+    /// How many snapshots were to be made.
+    names: usize,
+    /// Those that there are.
+    snapshots: Vec<String>,
 }
 
 impl<'a> Sequence<'a> {
-    /// Makes the image on both sides.
-    pub(crate) fn new(kind: &'a Kind, seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let disk = (random.below(3) + 1) * (1 << 20) + random.below(8) * SECTOR;
-        let this = Sequence { kind, random, pair: Pair::new(), disk, names: 0 };
-        this.prepare();
-        this
+    pub(crate) fn new(kind: &'a Kind, start: &Start, seed: u64) -> Self {
+        let (pair, disk) = (start.copies(), start.disk);
+        Sequence { kind, random: Random::new(seed), pair, disk, names: 0, snapshots: Vec::new() }
     }
 
-    fn prepare(&self) {
-        let dir = self.pair.dir(Whose::Real);
-        let real = |line: &str| Whose::Real.run(dir, line).ok();
-        std::fs::write(dir.join("key"), "sesame").expect("there is room for the key");
-        for (n, name) in ["base", "other"].iter().enumerate() {
-            let format = if self.kind.backing == Backing::Qcow2 { "qcow2" } else { "raw" };
-            let size = [2 << 20, (1 << 20) + 1024][n];
-            real(&format!("qemu-img create -q -f {format} {name} {size}"));
-            let byte = 77 + n;
-            real(&format!(
-                "qemu-io -f {format} {name} -c 'write -q -P {byte} 0 300k' -c 'write -q -P 79 700k 200k'"
-            ));
-            self.pair.share(name);
-        }
-        let backing = match self.kind.backing {
-            Backing::None => "",
-            Backing::Raw => "-b base -F raw",
-            Backing::Qcow2 => "-b base -F qcow2",
-        };
-        let secret = self.secret();
-        real(&format!(
-            "qemu-img create -q -f qcow2 {secret} -o {} {backing} t {}",
-            self.kind.options(),
-            self.disk
-        ));
-        if self.kind.data != Data::Inside {
-            self.pair.share("data");
-        }
-        self.pair.share("t");
-        self.pair.share("key");
-    }
-
-    fn secret(&self) -> &'static str {
-        if self.kind.encrypted { "--object secret,id=s,file=key" } else { "" }
-    }
-
-    /// The image, as a command takes it.
-    fn image(&self) -> String {
-        if self.kind.encrypted {
-            format!("{} --image-opts driver=qcow2,file.filename=t,encrypt.key-secret=s", self.secret())
-        } else {
-            "-f qcow2 t".into()
-        }
-    }
-
-    /// Runs `length` commands.
+    /// Runs `length` commands and compares what is left.
     ///
     /// # Errors
-    /// What differs between the two sides.
-    pub(crate) fn run(mut self, length: usize) -> Result<(), String> {
+    /// What differs between the two sides, and after which commands.
+    pub(crate) fn run(mut self, length: usize, tally: &Tally) -> Result<(), String> {
+        let mut lines = Vec::new();
+        let done = self.commands(length, &mut lines, tally).and_then(|()| self.compare(tally));
+        done.map_err(|differs| format!("{}\n  {differs}", lines.join("\n  ")))
+    }
+
+    fn commands(&mut self, length: usize, lines: &mut Vec<String>, tally: &Tally) -> Result<(), String> {
         for _ in 0..length {
-            let command = self.command();
-            let line = self.line(&command);
-            let [ours, real] = [Whose::Ours, Whose::Real].map(|whose| {
-                let dir = self.pair.dir(whose);
-                whose.run(dir, &line.replace("{dir}", &dir.display().to_string()))
-            });
-            let differs = || format!("{line}: ours {ours} real {real}");
-            // What requests print is about time, except for failures.
-            if ours.code != real.code || failures(&ours) != failures(&real) {
-                return Err(differs());
+            let command = Command::random(&mut self.random, self.kind, self.disk, self.names);
+            lines.push(command.line(self.kind));
+            if self.step(&command)? {
+                tally.worked(&command);
+                self.note(&command);
             }
-            if let (Command::Resize(size), Some(0)) = (&command, real.code) {
-                self.disk = *size;
-            }
+            self.names += usize::from(matches!(command, Command::Create(_)));
         }
-        self.compare()
+        Ok(())
     }
 
-    fn command(&mut self) -> Command {
-        let random = &mut self.random;
-        match random.below(10) {
-            0 | 1 => {
-                self.names += 1;
-                Command::Snapshot("-c", format!("s{}", self.names))
-            }
-            // Of a name that may be gone: then both refuse.
-            2 => Command::Snapshot(
-                ["-a", "-d"][usize::from(random.below(2) == 0)],
-                format!("s{}", random.below(4) + 1),
-            ),
-            3 => {
-                let sectors = self.disk / SECTOR;
-                Command::Resize((sectors / 2 + random.below(sectors)) * SECTOR)
-            }
-            4 if self.kind.backing != Backing::None => Command::Commit,
-            5 if self.kind.backing != Backing::None => {
-                Command::Rebase(["base", "other"][usize::from(random.below(2) == 0)])
-            }
-            _ => {
-                let shape = Shape { disk: self.disk, cluster: self.kind.cluster, compressed: false };
-                Command::Requests((0..6).map(|_| Op::random(random, shape)).collect())
-            }
+    /// Runs one command on both sides; whether it worked.
+    fn step(&self, command: &Command) -> Result<bool, String> {
+        let line = command.line(self.kind);
+        let [ours, real] = BOTH.map(|whose| {
+            let dir = self.pair.dir(whose);
+            whose.run(dir, &line.replace("{dir}", &dir.display().to_string()))
+        });
+        // What requests print is about time, except for failures.
+        if ours.code != real.code || failures(&ours) != failures(&real) {
+            return Err(format!("ours {ours}\n  real {real}"));
         }
+        Ok(real.code == Some(0))
     }
 
-    fn line(&self, command: &Command) -> String {
-        let image = self.image();
+    /// Notes what a command that worked changed.
+    fn note(&mut self, command: &Command) {
         match command {
-            Command::Requests(ops) => {
-                let commands = ops.iter().map(|op| format!(" -c '{}'", op.command())).collect::<String>();
-                format!("qemu-io --cache writeback -d unmap {image}{commands}")
-            }
-            // It has no -f.
-            Command::Snapshot(action, name) => {
-                format!("qemu-img snapshot {action} {name} {}", image.replace("-f qcow2 ", ""))
-            }
-            Command::Resize(size) => format!("qemu-img resize -q --shrink {image} {size}"),
-            Command::Commit => format!("qemu-img commit -q {image}"),
-            Command::Rebase(base) => {
-                let format = if self.kind.backing == Backing::Qcow2 { "qcow2" } else { "raw" };
-                // An image opened by options is no place that a relative name could start from.
-                format!("qemu-img rebase -q -b {{dir}}/{base} -F {format} {image}")
-            }
+            Command::Grow(size) | Command::Shrink(size) => self.disk = *size,
+            Command::Create(name) => self.snapshots.push(name.clone()),
+            Command::Delete(name) => self.snapshots.retain(|left| left != name),
+            _ => {}
         }
     }
 
-    /// Both images are clean, and hold the same for both tools.
-    fn compare(&self) -> Result<(), String> {
-        for whose in [Whose::Ours, Whose::Real] {
-            let check = Whose::Real.run(self.pair.dir(whose), &format!("qemu-img check -q {}", self.image()));
-            // The real tool leaks a cluster now and then.
-            let fine = check.code == Some(0) || whose == Whose::Real && check.code == Some(3);
-            if !fine {
-                return Err(format!("the image of {whose:?}: {check}"));
-            }
+    /// Both tools find both images clean and read the same from them, from their snapshots, and from what is below.
+    fn compare(&self, tally: &Tally) -> Result<(), String> {
+        self.check("t", &self.kind.image(), tally)?;
+        let disk = self.same("t", &self.kind.image())?;
+        self.snapshots.iter().try_for_each(|name| self.snapshot(name))?;
+        if self.kind.data == Data::Raw {
+            self.raw_data(&disk)?;
         }
-        let real = self.contents(Whose::Real, Whose::Real)?;
-        for (reader, image) in
-            [(Whose::Real, Whose::Ours), (Whose::Ours, Whose::Ours), (Whose::Ours, Whose::Real)]
-        {
-            let found = self.contents(reader, image)?;
-            if let Some(at) = differs_at(&found, &real) {
-                return Err(format!("{reader:?} read the image of {image:?} differently at {at}"));
-            }
+        if self.kind.backing != Backing::None {
+            ["base", "other"].into_iter().try_for_each(|name| self.below(name, tally))?;
         }
-        let base = |whose| std::fs::read(self.pair.dir(whose).join("base")).map(|bytes| bytes.len());
-        match (self.kind.backing, base(Whose::Ours), base(Whose::Real)) {
-            (Backing::Raw, Ok(ours), Ok(real)) if ours != real => {
-                Err(format!("base has {ours} bytes, not {real}"))
+        Ok(())
+    }
+
+    /// What may be committed into. Raw files need no tool to be read.
+    fn below(&self, name: &str, tally: &Tally) -> Result<(), String> {
+        let [ours, real] = BOTH.map(|whose| read(&self.pair.dir(whose).join(name)));
+        let (ours, real) = (ours?, real?);
+        match self.kind.backing {
+            Backing::Qcow2 if ours != real => {
+                let image = format!("-f qcow2 {name}");
+                self.check(name, &image, tally)?;
+                self.same(name, &image).map(|_| ())
             }
+            Backing::Raw => agree(name, &ours, &real),
             _ => Ok(()),
         }
     }
 
-    fn contents(&self, reader: Whose, image: Whose) -> Result<Vec<u8>, String> {
-        let dir = self.pair.dir(image);
-        let ran = reader.run(dir, &format!("qemu-img convert -O raw {} out", self.image()));
+    /// Ours is clean for both tools. The real tool leaks a cluster now and then; then both have to see that.
+    fn check(&self, name: &str, image: &str, tally: &Tally) -> Result<(), String> {
+        for whose in BOTH {
+            let [ours, real] =
+                BOTH.map(|reader| reader.run(self.pair.dir(whose), &format!("qemu-img check -q {image}")));
+            let leaks = whose == Whose::Real && real.code == Some(3);
+            if ours.code != real.code || real.code != Some(0) && !leaks {
+                return Err(format!("{name} of {whose:?}: our check {ours} real check {real}"));
+            }
+            if leaks {
+                tally.count("(leaked clusters in the real tool's image)".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What both tools read from both sides.
+    fn same(&self, name: &str, image: &str) -> Result<Vec<u8>, String> {
+        let expected = self.contents(Whose::Real, Whose::Real, image)?;
+        for (reader, whose) in
+            [(Whose::Real, Whose::Ours), (Whose::Ours, Whose::Ours), (Whose::Ours, Whose::Real)]
+        {
+            let found = self.contents(reader, whose, image)?;
+            agree(&format!("{name} of {whose:?}, read by {reader:?}"), &found, &expected)?;
+        }
+        Ok(expected)
+    }
+
+    /// What both tools read from a snapshot. To the real one it is as long as the image is now.
+    fn snapshot(&self, name: &str) -> Result<(), String> {
+        let image = format!("-l snapshot.name={name} {}", self.kind.image());
+        let all = BOTH.map(|whose| BOTH.map(|reader| self.contents(reader, whose, &image)));
+        let [[our_ours, real_ours], [our_real, real_real]] = all;
+        let (our_ours, expected) = (our_ours?, real_real?);
+        agree(&format!("{name} of Ours, read by Real"), &real_ours?, &expected)?;
+        agree(&format!("{name} of Real, read by Ours"), &our_real?, &our_ours)?;
+        let common = our_ours.len().min(expected.len());
+        agree(&format!("{name}, read by Ours"), &our_ours[..common], &expected[..common])
+    }
+
+    fn contents(&self, reader: Whose, whose: Whose, image: &str) -> Result<Vec<u8>, String> {
+        let dir = self.pair.dir(whose);
+        let ran = reader.run(dir, &format!("qemu-img convert -O raw {image} out"));
         if ran.code != Some(0) {
-            return Err(format!("{reader:?} cannot read the image of {image:?}: {ran}"));
+            return Err(format!("{reader:?} cannot read the image of {whose:?}: {ran}"));
         }
         read(&dir.join("out"))
+    }
+
+    /// A raw data file is the disk, but for the end of its last cluster.
+    fn raw_data(&self, disk: &[u8]) -> Result<(), String> {
+        let [ours, real] = BOTH.map(|whose| read(&self.pair.dir(whose).join("data")));
+        let (ours, real) = (ours?, real?);
+        agree("the raw data file", &ours, &real)?;
+        agree("the disk in the raw data file", &ours[..disk.len().min(ours.len())], disk)
     }
 }
 
@@ -201,11 +171,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Where two disks differ first.
-fn differs_at(one: &[u8], other: &[u8]) -> Option<String> {
-    if one.len() != other.len() {
-        return Some(format!("their length, {} and {}", one.len(), other.len()));
+/// Says where two disks differ first.
+fn agree(what: &str, found: &[u8], expected: &[u8]) -> Result<(), String> {
+    if found.len() != expected.len() {
+        return Err(format!("{what} has {} bytes, not {}", found.len(), expected.len()));
     }
-    let at = one.iter().zip(other).position(|(a, b)| a != b)?;
-    Some(format!("{at}: {} and {}", one[at], other[at]))
+    match found.iter().zip(expected).position(|(a, b)| a != b) {
+        Some(at) => Err(format!("{what} has {} at {at}, not {}", found[at], expected[at])),
+        None => Ok(()),
+    }
 }
