@@ -289,10 +289,12 @@ fn preallocated_files_are_as_long_as_the_real_tool_makes_them() {
         "create -q -f qcow2 -o data_file=wide.data,data_file_raw=on,extended_l2=on wide.qcow2 100k",
         "create -q -f qcow2 -o extended_l2=on,preallocation=metadata inside.qcow2 100k",
     ]);
-    for size in ["150k", "1026k"] {
+    // The last time the end moves inside of a cluster that has its place already.
+    for (shrink, size) in [("", "150k"), ("", "1026k"), ("--shrink", "900k"), ("", "940k")] {
         let lines = files.map(|(image, _)| {
-            let prealloc = if image == "inside" { "--preallocation=metadata" } else { "" };
-            format!("resize -f qcow2 {prealloc} {image}.qcow2 {size}")
+            let metadata = image == "inside" && shrink.is_empty();
+            let prealloc = if metadata { "--preallocation=metadata" } else { "" };
+            format!("resize -q -f qcow2 {shrink} {prealloc} {image}.qcow2 {size}")
         });
         pair.check(&lines);
         for (_, name) in files {

@@ -1,6 +1,6 @@
 //! Changes of the virtual size, and preallocation.
 
-use super::entry::{self, L2Entry};
+use super::entry::{self, L2Entry, SubKind};
 use super::header::{Version, field};
 use super::image::Qcow2;
 use super::meta::{FreedBy, Meta};
@@ -137,10 +137,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Allocates every cluster of a guest range wherever there is room, and extends the file to the end of the last
-    /// subcluster.
+    /// Allocates every cluster of a guest range wherever there is room, and extends the file over them.
     pub(super) fn preallocate(&self, guest: Range<u64>, mode: Prealloc) -> Result<()> {
-        let g = self.geometry;
         let mut end = 0;
         let mut meta = self.lock();
         let mut at = guest.start;
@@ -151,11 +149,7 @@ impl Qcow2 {
         }
         let in_file = if mode == Prealloc::Metadata { Prealloc::Off } else { mode };
         meta.caches.write_all_back()?;
-        let (child, end) = match &self.data_file {
-            Some(data) => (data, guest.end),
-            None => (&self.file, end),
-        };
-        let end = end.next_multiple_of(g.subcluster_size());
+        let child = self.data_file.as_ref().unwrap_or(&self.file);
         if child.len()? < end {
             child.truncate(Resize { size: end, prealloc: in_file, exact: false })?;
         }
@@ -194,13 +188,17 @@ impl Qcow2 {
 }
 
 impl Meta {
-    /// Allocates clusters for up to `len` bytes at `at`, as far as they are contiguous; gives where and how many bytes.
+    /// Allocates clusters for up to `len` bytes at `at`, as far as they are contiguous; gives where and how many bytes: to
+    /// the end of a subcluster, unless that has been stored already.
     fn preallocate_run(&mut self, at: GuestOffset, len: u64) -> Result<(HostOffset, u64)> {
         let g = self.geometry;
+        let whole = |len: u64| (at.0 + len).next_multiple_of(g.subcluster_size()) - at.0;
         self.writable_l2(at)?;
         let old = self.l2_entry(at)?;
         if let Some(host) = old.host(g) {
             let len = len.min(g.cluster_size() - g.within(at.0));
+            let last = g.subcluster(GuestOffset(at.0 + len - 1));
+            let len = if old.kind(last, g) == SubKind::Data { len } else { whole(len) };
             return Ok((host.plus(g.within(at.0)), len));
         }
         let place = self.l2_place(at)?.ok_or_else(|| Error::from_errno(nix::libc::EIO))?;
@@ -215,7 +213,7 @@ impl Meta {
             self.set_l2_entry(guest, preallocated(first.plus(i << g.cluster_bits), g))?;
         }
         let covered = (free << g.cluster_bits) - g.within(at.0);
-        Ok((first.plus(g.within(at.0)), covered.min(len)))
+        Ok((first.plus(g.within(at.0)), whole(covered.min(len))))
     }
 
     /// Gives up refcount blocks that count nothing.
