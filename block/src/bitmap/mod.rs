@@ -8,7 +8,7 @@ mod bits;
 
 pub use bits::{Bits, Stretch};
 
-use crate::{Error, Kind, Node, Quiesced, Result};
+use crate::{Context, Error, Kind, Node, Quiesced, Result};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -188,7 +188,7 @@ impl DirtyBitmap {
     pub fn with_bits<T>(&self, f: impl FnOnce(&Bits) -> T) -> Result<T> {
         self.check_consistent()?;
         let mut contents = self.lock();
-        load(&mut contents).map(|bits| f(bits))
+        self.load(&mut contents).map(|bits| f(bits))
     }
 
     /// Bytes of memory its bits take, as far as they were read.
@@ -202,7 +202,7 @@ impl DirtyBitmap {
     fn change(&self, f: impl FnOnce(&mut Bits)) -> Result<()> {
         self.check_consistent()?;
         let mut contents = self.lock();
-        load(&mut contents).map(f)?;
+        self.load(&mut contents).map(f)?;
         self.changed.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -218,15 +218,16 @@ impl DirtyBitmap {
         let text = format!("Bitmap '{}' is inconsistent and cannot be used", self.name);
         Err(Error::invalid(text).with_hint("Try block-dirty-bitmap-remove to delete this bitmap from disk"))
     }
-}
 
-fn load(contents: &mut Contents) -> Result<&mut Bits> {
-    if let Contents::Stored(loader) = contents {
-        *contents = Contents::Here(loader()?);
-    }
-    match contents {
-        Contents::Here(bits) => Ok(bits),
-        Contents::Stored(_) => unreachable!("it was just loaded"),
+    fn load<'c>(&self, contents: &'c mut Contents) -> Result<&'c mut Bits> {
+        if let Contents::Stored(loader) = contents {
+            let bits = loader().context(|| format!("Could not read bitmap '{}'", self.name))?;
+            *contents = Contents::Here(bits);
+        }
+        match contents {
+            Contents::Here(bits) => Ok(bits),
+            Contents::Stored(_) => unreachable!("it was just loaded"),
+        }
     }
 }
 

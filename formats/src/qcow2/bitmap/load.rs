@@ -4,7 +4,7 @@ use super::directory::{BitmapEntry, BitmapFlags};
 use super::keep::Kept;
 use crate::qcow2::entry::OFFSET;
 use crate::qcow2::geometry::Geometry;
-use crate::qcow2::header::be64;
+use crate::qcow2::header::{Table, be64};
 use crate::qcow2::meta::Meta;
 use block::bitmap::{BitmapShape, Bits, DirtyBitmap, bits_for};
 use block::{Child, Context, Error, Result};
@@ -23,21 +23,23 @@ impl Meta {
     /// An entry of the directory that breaks the rules, by name.
     pub(in crate::qcow2) fn open_bitmaps(&self) -> Result<Vec<Kept>> {
         let (g, size) = (self.geometry, self.header.size);
-        let mut names = HashSet::new();
         let mut at = self.header.extensions.bitmaps.map_or(0, |directory| directory.offset);
         let place = |at| format!("Its directory entry is at offset {at:#x} of the file.");
-        let mut all = Vec::new();
-        for entry in self.bitmaps().context(|| "Could not read the bitmap directory")? {
+        let entries = self.bitmaps().context(|| "Could not read the bitmap directory")?;
+        let mut names = HashSet::new();
+        for entry in &entries {
             entry.check(g, size).map_err(|e| e.with_place(place(at)))?;
             at += entry.to_bytes().len() as u64;
-            if !names.insert(entry.name.clone()) {
-                let name = entry.name;
-                return Err(Error::invalid(format!("Bitmap '{name}' doesn't satisfy the constraints"))
-                    .with_hint("There are two bitmaps of that name"));
+            if !names.insert(entry.name.as_str()) {
+                return Err(Error::invalid(format!(
+                    "Bitmap '{}' doesn't satisfy the constraints",
+                    entry.name
+                ))
+                .with_hint("There are two bitmaps of that name"));
             }
-            all.push(self.keep(entry));
         }
-        Ok(all)
+        drop(names);
+        Ok(entries.into_iter().map(|entry| self.keep(entry)).collect())
     }
 
     fn keep(&self, entry: BitmapEntry) -> Kept {
@@ -51,10 +53,10 @@ impl Meta {
             file: self.caches.file().clone(),
             geometry: self.geometry,
             size: self.header.size,
-            entry: entry.clone(),
+            table: entry.table,
+            granularity_bits: entry.granularity_bits.into(),
         };
-        let loader =
-            move || reader.read().context(|| format!("Could not read bitmap '{}'", reader.entry.name));
+        let loader = move || reader.read();
         Kept { bitmap: DirtyBitmap::stored(shape, Box::new(loader)), entry, stored: true }
     }
 }
@@ -64,24 +66,25 @@ struct Reader {
     file: Child,
     geometry: Geometry,
     size: u64,
-    entry: BitmapEntry,
+    table: Table,
+    granularity_bits: u32,
 }
 
 impl Reader {
     fn read(&self) -> Result<Bits> {
         let g = self.geometry;
-        let mut bits = Bits::new(bits_for(self.size, self.entry.granularity_bits.into()));
+        let mut bits = Bits::new(bits_for(self.size, self.granularity_bits));
         let per_cluster = g.cluster_size() * 8;
         let mut cluster = vec![0; g.cluster_len()];
         // A piece of the table at a time: its length is only what the directory claims.
         let mut piece = vec![0; g.cluster_len()];
-        for index in 0..u64::from(self.entry.table.count) {
+        for index in 0..u64::from(self.table.count) {
             if index * per_cluster >= bits.len() {
                 break;
             }
             let within = usize::try_from(index * 8 % g.cluster_size()).unwrap_or(0);
             if within == 0 {
-                self.file.read_exact(self.entry.table.offset + index * 8, &mut piece)?;
+                self.file.read_exact(self.table.offset + index * 8, &mut piece)?;
             }
             let first = index * per_cluster;
             match be64(&piece, within) {
