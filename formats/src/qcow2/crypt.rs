@@ -189,6 +189,12 @@ impl Wanted {
     /// # Errors
     /// Options that do not go together, or a missing secret.
     pub(super) fn key_area(&self, env: Env<'_>) -> Result<u64> {
+        // What is said of an encryption that is not asked for takes no room.
+        let asked =
+            self.encryption || self.encrypt.as_ref().is_some_and(|given| given.get("format").is_some());
+        if !asked {
+            return Ok(0);
+        }
         let (format, rest) = self.parts()?;
         match format.as_deref() {
             Some("luks") if !rest.contains_key("key-secret") => Err(encrypt::missing()),
