@@ -41,7 +41,7 @@ pub(super) const FILES: [&str; 30] = [
 const READ_ONLY: [&str; 2] = ["y.qcow2", "lost.qcow2"];
 
 /// Files with data in an external file, whose holes are looked for in different places (docs/differences.md).
-const EXTERNAL: [&str; 2] = ["d.qcow2", "o.qcow2"];
+pub(super) const EXTERNAL: [&str; 2] = ["d.qcow2", "o.qcow2"];
 
 /// What a file of `-b` may be, with its format or without.
 pub(super) const BASES: [&str; 14] = [
@@ -149,7 +149,7 @@ fn json(r: &mut Random, file: &str) -> String {
 }
 
 /// Any file but those left out.
-fn any_but(r: &mut Random, left_out: &[&str]) -> &'static str {
+pub(super) fn any_but(r: &mut Random, left_out: &[&str]) -> &'static str {
     let files: Vec<&str> = FILES.into_iter().filter(|file| !left_out.contains(file)).collect();
     *r.pick(&files)
 }
