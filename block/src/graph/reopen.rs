@@ -70,6 +70,8 @@ struct Step {
 impl Plan {
     fn prepare_top(&mut self, env: Env<'_>, top: &Arc<Node>, change: Reopen) -> Result<()> {
         let mut opened = reopenable(top)?;
+        // How the host is asked stays as it is, and what it went together with when the image was opened is no matter any more.
+        opened.inherited.native_aio = false;
         if let Some(writable) = change.writable {
             opened.common.take("read-only");
             opened.inherited.writable = writable;

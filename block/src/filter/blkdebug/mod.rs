@@ -287,6 +287,7 @@ impl Driver for Blkdebug {
             discard_granularity: asked.opt_discard.unwrap_or(1),
             discards_parts: false,
             max_discard: asked.max_discard,
+            write_flags: below.write_flags - WriteFlags::COMPRESSED,
             ..below
         }
     }
