@@ -14,6 +14,7 @@ use block::snapshot::SnapshotName;
 use block::{Context, Error, Image, Kind, Options, Result, SECTOR};
 use clap::Args;
 use secret::options::number;
+use serde_json::Value;
 use std::process::ExitCode;
 
 /// The smallest step of the progress, in percent.
@@ -279,9 +280,7 @@ impl ConvertArgs {
             return Err(Error::invalid(text));
         }
         let Some((row, all)) = made else { return Ok(Created { backed, secrets: Options::new() }) };
-        if has_backing(&all) && all.get("backing_fmt").is_none() {
-            return Err(Error::invalid("Use of backing file requires explicit backing format"));
-        }
+        check_backing_format(tool, name, row, &all)?;
         self.target.check_compression(row)?;
         self.target.check_encryption(&all)?;
         begin_creating(tool, name, progress);
@@ -394,6 +393,22 @@ fn load_snapshot(images: &[Image], name: &SnapshotName) -> Result<()> {
     match images {
         [image] => snapshot::load(image, name),
         _ => Err(Error::unsupported("No support for concatenating multiple snapshot")),
+    }
+}
+
+/// Who names a backing file for the target says its format, one that is known.
+fn check_backing_format(tool: &Tool<'_>, name: &str, row: &DriverRow, all: &CreateOptions) -> Result<()> {
+    if !has_backing(all) {
+        return Ok(());
+    }
+    let Some(format) = all.get("backing_fmt").as_ref().and_then(Value::as_str).map(str::to_owned) else {
+        return Err(Error::invalid("Use of backing file requires explicit backing format"));
+    };
+    match tool.env().drivers.find(&format) {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!("unrecognized backing format '{format}'"))
+            .context(format!("error while converting {}", row.name))
+            .context(name)),
     }
 }
 
