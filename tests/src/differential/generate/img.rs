@@ -197,7 +197,9 @@ fn rebase(r: &mut Random) -> String {
     };
     let extra =
         some(r, &["-c", "-q", "-U", "-p", &format!("-t {cache}"), &format!("-T {cache}"), "-F bogus"]);
-    format!("qemu-img rebase {extra} {} {base} {}", maybe(r, 3, "-u"), named(r, top))
+    // Without its backing file, an image has no file name for the real tool, and so no directory for relative names.
+    let top = named(r, top).replace(r#","backing":null"#, "");
+    format!("qemu-img rebase {extra} {} {base} {top}", maybe(r, 3, "-u"))
 }
 
 /// Not on files that get bitmaps: of an image that has both, the real tool's repairs lose the snapshots. Nor where reference
