@@ -151,7 +151,8 @@ fn json(r: &mut Random, file: &str) -> String {
 /// Any file but those left out.
 pub(super) fn any_but(r: &mut Random, left_out: &[&str]) -> &'static str {
     let files: Vec<&str> = FILES.into_iter().filter(|file| !left_out.contains(file)).collect();
-    *r.pick(&files)
+    let &file = r.pick(&files);
+    file
 }
 
 /// A file to be read.

@@ -158,14 +158,14 @@ const QCOW2: [&str; 74] = [
 /// Options of `amend` for a file of that format.
 pub(super) fn amendment(r: &mut Random, format: &str) -> &'static str {
     match format {
-        "luks" => *r.pick(&AMEND_LUKS),
-        _ => *r.pick(&AMEND_QCOW2),
+        "luks" => r.pick::<&str>(&AMEND_LUKS),
+        _ => r.pick::<&str>(&AMEND_QCOW2),
     }
 }
 
 /// Options of `amend` for qcow2 with LUKS inside.
 pub(super) fn encrypted_amendment(r: &mut Random) -> &'static str {
-    *r.pick(&AMEND_ENCRYPTED)
+    r.pick::<&str>(&AMEND_ENCRYPTED)
 }
 
 const AMEND_LUKS: [&str; 15] = [
