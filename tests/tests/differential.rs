@@ -39,6 +39,8 @@ fn command_lines_that_once_differed_agree() {
         "qemu-io --image-opts driver=blkdebug,image.driver=qcow2,image.file.filename=q.qcow2 -c 'write -c 64k 64k' -c 'write -c 6k 0'",
         "qemu-io -k -n -f qcow2 q.qcow2 -c 'reopen -c unsafe' -c 'read 0 4k'",
         "qemu-img measure -O qcow2 -o encrypt.key-secret=none --size 1M",
+        "qemu-img convert --object secret,id=s,data=abc --target-is-zero -n --target-image-opts -f raw a.raw \
+         driver=qcow2,encrypt.key-secret=s,file.filename=k.qcow2",
         "qemu-img convert -B a.raw -F bogus -O qcow -f qcow2 q.qcow2 n.qcow",
         "qemu-img bitmap --add -g 0 -f qcow2 bm.qcow2 m3",
         "qemu-img amend -f qcow2 -o size=0 t.qcow2",

@@ -298,14 +298,14 @@ impl ConvertArgs {
         backed: bool,
     ) -> Result<CopyOptions> {
         let encrypted = target.node().info().encrypted;
-        if encrypted && self.target.target_is_zero && !self.quiet {
+        let limits = target.limits();
+        // In a format with tables, zeroes are in those; elsewhere a hole decrypts to garbage, and everything is written.
+        let thin = !encrypted || limits.cluster_size.is_some();
+        if !thin && self.target.target_is_zero && !self.quiet {
             tool.out.error_text(
                 "warning: --target-is-zero does not apply to an encrypted target; zeroes are written as well",
             );
         }
-        let limits = target.limits();
-        // In a format with tables, zeroes are in those; elsewhere a hole decrypts to garbage, and everything is written.
-        let thin = !encrypted || limits.cluster_size.is_some();
         let fresh = !self.target.no_create && limits.zero_init;
         let backing = target.node().child("backing").filter(|_| backed);
         // What a failing disk is asked for, and in which order, matters more than speed.
@@ -315,7 +315,7 @@ impl ConvertArgs {
             workers,
             order: if allocates && !self.oob_writes { Order::Sequential } else { Order::Any },
             sparse: if thin { numbers.sparse } else { 0 },
-            target_is_zero: fresh || self.target.target_is_zero && !encrypted,
+            target_is_zero: fresh || self.target.target_is_zero && thin,
             backing: backing.map(|node| node.len()).transpose()?,
             backing_depth: 1,
             rate: numbers.rate,
