@@ -45,7 +45,11 @@ pub(super) fn line(r: &mut Random) -> String {
         1 | 2 => (*r.pick(&EXTRAS)).to_owned(),
         _ => String::new(),
     };
-    let image = image(r);
+    let mut image = image(r);
+    if extra.contains("-s") {
+        // The real tool makes no throw-away overlay of what must not be written (docs/differences.md).
+        image = image.replace(",read-only=on", "");
+    }
     // Images of -s are gone from their directory, so that the real tool cannot reopen them (docs/differences.md).
     // And some filters it never reopens.
     let once = ["copy-on-read,", "compress,", "blkverify"].iter().any(|filter| image.contains(filter));
