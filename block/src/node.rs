@@ -303,12 +303,13 @@ impl Node {
         if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
+        let then_flush = flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA);
         if from.is_empty() {
-            return Ok(());
+            return self.finish_fua(then_flush);
         }
         self.noting_writes(|| {
             self.write_guarded(at, from, native, &limits)?;
-            self.finish_fua(flags.contains(WriteFlags::FUA) && !native.contains(WriteFlags::FUA))
+            self.finish_fua(then_flush)
         })
     }
 

@@ -37,6 +37,8 @@ fn command_lines_that_once_differed_agree() {
         "qemu-img rebase -b a.raw -F raw -f qcow2 q.qcow2 ;; qemu-io -f qcow2 blkdebug::q.qcow2 -c 'read 0 4k'",
         "qemu-img check -q --output=json -f qcow2 q.qcow2",
         "qemu-io --image-opts driver=blkdebug,image.driver=qcow2,image.file.filename=q.qcow2 -c 'write -c 64k 64k' -c 'write -c 6k 0'",
+        "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=e.qcow2,file.inject-error.0.event=write_aio \
+         -c 'writev 511 65024 512' -c 'write 300k 0'",
         "qemu-io -k -n -f qcow2 q.qcow2 -c 'reopen -c unsafe' -c 'read 0 4k'",
         "qemu-img measure -O qcow2 -o encrypt.key-secret=none --size 1M",
         "qemu-img convert --object secret,id=s,data=abc --target-is-zero -n --target-image-opts -f raw a.raw \
