@@ -303,6 +303,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Writes all of `from`.
     fn write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()>;
 
+    /// Writes all of `from` and calls `placed` when whatever has to be allocated for it has its place, where that is before
+    /// the end: what is written then comes behind it in the image, even if it arrives earlier.
+    fn write_placed(&self, at: u64, from: &IoVec<'_>, placed: &dyn Fn()) -> Result<()> {
+        let _ = placed;
+        self.write(at, from, WriteFlags::empty())
+    }
+
     /// Makes a range read as zeroes without sending zeroes; `Unsupported` asks the caller to send them.
     fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
         let _ = (range, flags);

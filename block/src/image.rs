@@ -93,6 +93,19 @@ impl Image {
         self.node.write(at, from, flags)
     }
 
+    /// Like [`Image::write`]; may call `placed` before the end, as for [`Node::write_placed`].
+    ///
+    /// # Errors
+    /// As for [`Image::write`].
+    pub fn write_placed(&self, at: u64, from: &[u8], placed: &dyn Fn()) -> Result<()> {
+        if self.cache == WriteCache::Through {
+            return self.write(at, from);
+        }
+        self.check_writable()?;
+        self.check(at, from.len() as u64)?;
+        self.node.write_placed(at, &IoVec::from(from), placed)
+    }
+
     /// Copies bytes of a protocol node without taking them through memory.
     ///
     /// # Errors

@@ -338,6 +338,25 @@ impl Node {
             && from.parts().all(crate::buffer::is_zero)
     }
 
+    fn serve_placed(&self, at: u64, from: &IoVec<'_>, placed: &dyn Fn()) -> Result<()> {
+        let limits = self.limits();
+        let len = from.len() as u64;
+        let plain = self.state().flags.detect_zeroes == DetectZeroes::Off
+            && cover(at, len, &limits) == (at..at + len)
+            && from.is_aligned(limits.memory_align as usize)
+            && (1..=max_transfer(&limits, u64::MAX)).contains(&len);
+        if !plain {
+            return self.serve_write(at, from, WriteFlags::empty());
+        }
+        let _guard = self.inflight.begin(at..at + len, Mode::Plain);
+        self.noting_writes(|| {
+            self.event(Event("pwritev"));
+            let done = self.state().driver.write_placed(at, from, placed);
+            self.event(Event("pwritev_done"));
+            done
+        })
+    }
+
     fn serve_copy(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
         let limits = self.limits();
         let range = at..at + len;

@@ -16,11 +16,15 @@ pub mod pairwise;
 pub mod random;
 pub mod seeds;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Whose program is run.
@@ -83,10 +87,24 @@ pub struct Ran {
 impl Ran {
     /// Runs a command to its end.
     pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let Output { status, stdout, stderr } = output;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+        command.output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
+    }
+
+    /// Like [`Ran::of`], but kills what has not come to its end after `limit`.
+    pub fn within(limit: Duration, command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let pid = Pid::from_raw(child.id().try_into().expect("process numbers are positive"));
+        std::thread::scope(|scope| {
+            let (ended, end) = mpsc::channel::<()>();
+            scope.spawn(move || match end.recv_timeout(limit) {
+                Err(RecvTimeoutError::Timeout) => kill(pid, Signal::SIGKILL),
+                _ => Ok(()),
+            });
+            let output = child.wait_with_output();
+            drop(ended);
+            output.unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
+        })
     }
 
     /// Whether it said all that `real` said and failed the same way. It may say more, as long as those are hints: lines
@@ -117,6 +135,13 @@ impl Ran {
     pub fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self.stdout
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 }
 

@@ -51,6 +51,11 @@ fn command_lines_that_once_differed_agree() {
          -c 'map' -c 'alloc 0'",
         "qemu-img info --output=json --image-opts driver=raw,offset=64k,file.driver=qcow2,file.file.filename=q.qcow2",
         "qemu-img info --image-opts driver=qcow2,backing.file.filename=h.raw,file.filename=b.qcow2",
+        "qemu-img check -T none -r all -f raw s.raw",
+        "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=q.qcow2,file.inject-error.0.event=l2_load \
+         -c 'write -z -u -n 512 512'",
+        "qemu-img info --output json --object secret,id=s,data=abc --image-opts \
+         driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.filename=k.qcow2",
         r#"qemu-img info -f raw 'json:{"driver":"raw","file.filename":"a.raw","backing":null}'"#,
     ]);
     let text: String = differences.iter().map(ToString::to_string).collect();

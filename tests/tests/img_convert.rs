@@ -211,6 +211,25 @@ fn zeroes_are_left_out_in_the_units_of_the_real_tool() {
 }
 
 #[test]
+fn an_image_that_allocates_is_filled_from_front_to_back() {
+    let pair = Pair::new();
+    let bytes: Vec<u8> = (0..12 << 20).map(|i: u32| (i >> 9) as u8 | 1).collect();
+    pair.write("full", &bytes);
+    let secret = "--object secret,id=s,data=abc";
+    let encrypted = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    for options in ["cluster_size=64k".to_owned(), "cluster_size=2M".to_owned(), encrypted.to_owned()] {
+        let line = format!("qemu-img convert {secret} -f raw -O qcow2 -o {options} full out");
+        pair.run(&line).into_iter().for_each(|ran| assert_eq!(ran.ok(), "", "{line}"));
+        let check = format!("qemu-img check {secret} --image-opts driver=qcow2,file.filename=out");
+        let check = if options == encrypted { check + ",encrypt.key-secret=s" } else { check };
+        let [ours, real] =
+            [Whose::Ours, Whose::Real].map(|whose| Whose::Real.run(pair.dir(whose), &check).ok());
+        assert_eq!(ours, real, "{line}");
+        assert!(ours.contains(" 0.00% fragmented"), "{ours}");
+    }
+}
+
+#[test]
 fn what_an_existing_target_held_is_overwritten_also_by_zeroes() {
     for options in ["", "-S 0", "-S 64k", "-W -m 4", "-t none", "-t writethrough"] {
         for source in ["dense", "sparse"] {

@@ -1,6 +1,6 @@
 //! Images that are wrong on purpose: one field at a time is set to something illegal, or bytes of the metadata are changed at
 //! random. Our programs end with an error that names what is wrong, never with a panic, never hang, and never use more
-//! memory than an honest image would.
+//! memory than an honest image would. `BLOCKIMG_SEED` and `BLOCKIMG_COUNT` choose seeds of the random ones.
 
 #[path = "qcow2_hostile/images.rs"]
 mod images;
@@ -10,14 +10,17 @@ mod messages;
 use images::{Field, KINDS, Kind};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 use tests::random::Random;
+use tests::seeds::Seeds;
 use tests::{Ran, Whose, words};
 
 /// The most memory any of the programs may have used, in KiB.
 const MEMORY: i64 = 256 << 10;
-/// Seconds after which a program is said to hang.
-const PATIENCE: &str = "60";
+/// After how long a program is said to hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many images are made of one seed.
+const IMAGES: usize = 4;
 
 /// What programs do with an image, which `IMG` stands for. A file that is written is there for one line only.
 const LINES: [&str; 24] = [
@@ -50,13 +53,7 @@ const LINES: [&str; 24] = [
 /// Runs one of our programs on the image of the directory, with an end to patience.
 fn run(dir: &Path, kind: &Kind, line: &str) -> Ran {
     let words = words(&line.replace("IMG", &kind.named()));
-    let program = Whose::Ours.command(&words[0]);
-    Ran::of(
-        Command::new("timeout")
-            .args([PATIENCE.as_ref(), program.get_program()])
-            .args(&words[1..])
-            .current_dir(dir),
-    )
+    Ran::within(PATIENCE, Whose::Ours.command(&words[0]).args(&words[1..]).current_dir(dir))
 }
 
 /// Runs lines on the image `bad`, each on a fresh copy; gives what went wrong with the first that failed.
@@ -73,14 +70,9 @@ fn suffers(dir: &Path, kind: &Kind, bad: &[u8], lines: &[&str]) -> Option<String
     failed
 }
 
-/// How many images are to be changed at random in a long run.
-fn effort() -> Option<u64> {
-    std::env::var("BLOCKIMG_LONG").ok().map(|n| n.parse::<u64>().unwrap_or(1).max(1000))
-}
-
 /// The lines for the `n`th case: all of them in long runs, else some, others for each case.
 fn lines_for(n: usize) -> Vec<&'static str> {
-    let count = if effort().is_some() { LINES.len() } else { 2 };
+    let count = if std::env::var_os("BLOCKIMG_LONG").is_some() { LINES.len() } else { 2 };
     (0..count).map(|i| LINES[(n * count + i) % LINES.len()]).collect()
 }
 
@@ -102,22 +94,24 @@ fn attack(kind: &Kind) -> Vec<String> {
     failures
 }
 
-/// Changes bytes of the metadata at random; tells what that did to our programs.
-fn disturb(kind: &Kind, seed: u64) -> Vec<String> {
+/// Changes bytes of the metadata of some images at random; tells what that did to our programs.
+fn disturb(seed: u64) -> Option<String> {
+    let number = usize::try_from(seed).unwrap();
+    let kind = &KINDS[number % KINDS.len()];
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let good = kind.make(dir);
     let places = kind.metadata(&good);
     let mut random = Random::new(seed);
     let mut failures = Vec::new();
-    for n in 0..4 {
+    for n in 0..IMAGES {
         let mut bad = good.clone();
         let count = random.below(4) + 1;
         let changes: Vec<_> = (0..count).map(|_| images::change(&mut bad, &places, &mut random)).collect();
-        let failed = suffers(dir, kind, &bad, &lines_for(usize::try_from(seed).unwrap() * 4 + n));
-        failures.extend(failed.map(|failed| format!("{}: seed {seed}: {changes:x?}: {failed}", kind.name)));
+        let failed = suffers(dir, kind, &bad, &lines_for(number * IMAGES + n));
+        failures.extend(failed.map(|failed| format!("{}: seed {seed}: {changes:x?}: {failed}\n", kind.name)));
     }
-    failures
+    (!failures.is_empty()).then(|| failures.concat())
 }
 
 #[test]
@@ -128,8 +122,6 @@ fn no_field_makes_a_program_panic_or_eat_memory() {
 
 #[test]
 fn no_bytes_of_metadata_make_a_program_panic_hang_or_eat_memory() {
-    let seeds = 0..effort().map_or(30, |images| images / 4);
-    let failures: Vec<_> =
-        seeds.zip(KINDS.iter().cycle()).flat_map(|(seed, kind)| disturb(kind, seed)).collect();
-    assert!(failures.is_empty(), "{failures:#?}");
+    let failures = Seeds::asked(30, 2500).run(disturb);
+    assert!(failures.is_empty(), "{}", failures.concat());
 }

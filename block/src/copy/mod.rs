@@ -35,7 +35,8 @@ pub struct Segment {
 /// In which order chunks are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// One after the other, so that a target which allocates does so from front to back.
+    /// One after the other, as far as they are allocated: a target is filled from front to back. What has its place may be
+    /// written as it is ready.
     Sequential,
     /// As they are ready.
     Any,
@@ -145,7 +146,7 @@ pub fn copy_at(
         Some(_) => chunk,
         None => piece(sources, target).max(unit).max(shortest_run(options)).min(chunk),
     };
-    // What waits for its turn to be written has been read, so nothing may be read during a turn.
+    // What waits for its turn has been read, so nothing may be read during a turn.
     let taken = if options.order == Order::Sequential { piece } else { chunk };
     let job = Job {
         cursor: Mutex::new((0, Cursor::new(sources, options, observer, taken).starting_at(start))),

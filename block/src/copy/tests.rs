@@ -8,7 +8,7 @@ use crate::{
     Child, Driver, IoVec, IoVecMut, Level, Limits, Mapping, Node, Result, Want, WriteCache, WriteFlags,
     ZeroFlags,
 };
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// What happened to the driver, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Driver for Scripted {
     }
 }
 
-fn image(driver: Scripted) -> Image {
+fn image(driver: impl Driver + 'static) -> Image {
     Image::new(Node::new(Box::new(driver), NodeName::default(), NodeFlags::default()), WriteCache::Back)
 }
 
@@ -157,6 +157,61 @@ fn sources_follow_each_other_in_the_target_whatever_the_number_of_workers() {
             }));
         }
     }
+}
+
+/// A driver that gives each write its place at once and writes when the next one has its place too.
+#[derive(Debug, Default)]
+struct Placing {
+    len: u64,
+    places: Arc<(Mutex<Vec<u64>>, Condvar)>,
+}
+
+impl Driver for Placing {
+    fn len(&self) -> Result<u64> {
+        Ok(self.len)
+    }
+
+    fn map(&self, _at: u64, max: u64, _want: Want) -> Result<Mapping> {
+        Ok(Mapping::data(max))
+    }
+
+    fn read(&self, _at: u64, _to: &mut IoVecMut<'_>) -> Result<()> {
+        unreachable!("it is a target")
+    }
+
+    fn write(&self, _at: u64, _from: &IoVec<'_>, _flags: WriteFlags) -> Result<()> {
+        unreachable!("writes in turn say when they have their place")
+    }
+
+    fn write_placed(&self, at: u64, from: &IoVec<'_>, placed: &dyn Fn()) -> Result<()> {
+        let (places, changed) = &*self.places;
+        let mut places = places.lock().unwrap();
+        places.push(at);
+        let next = places.len() + 1;
+        changed.notify_all();
+        placed();
+        if at + (from.len() as u64) < self.len {
+            let (limit, alone) = (Duration::from_secs(60), |places: &mut Vec<u64>| places.len() < next);
+            let (_, waited) = changed.wait_timeout_while(places, limit, alone).unwrap();
+            assert!(!waited.timed_out(), "the next write waits for the end of this one");
+        }
+        Ok(())
+    }
+
+    fn flush(&self, _level: Level) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn in_order_places_are_taken_one_after_the_other_while_earlier_writes_go_on() {
+    let driver = Placing { len: 8 << 20, ..Placing::default() };
+    let log = Arc::clone(&driver.places);
+    let to = image(driver);
+    let options = CopyOptions { workers: 4, order: Order::Sequential, ..PLAIN };
+    copy(&[source(pattern(8 << 20), vec![])], &to, &options, &Unobserved).unwrap();
+    let places = log.0.lock().unwrap();
+    assert!(places.is_sorted() && places.len() == 8, "{places:?}");
 }
 
 #[test]

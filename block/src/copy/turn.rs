@@ -16,11 +16,13 @@ impl Turns {
         *next.unwrap_or_else(PoisonError::into_inner) == number
     }
 
-    /// Ends the turn of chunk `number`.
+    /// Ends the turn of chunk `number`, unless it has ended.
     pub(super) fn end(&self, number: u64) {
         let mut next = self.lock();
-        *next = (*next).max(number + 1);
-        self.changed.notify_all();
+        if *next <= number {
+            *next = number + 1;
+            self.changed.notify_all();
+        }
     }
 
     /// There will be no more turns.

@@ -42,18 +42,26 @@ impl<'a, 'j> Worker<'a, 'j> {
             self.wait_for_rate(work);
             let in_turn = self.job.options.order == Order::Sequential;
             let piece = if work > 0 { self.job.piece } else { u64::MAX };
-            for (i, part) in span.pieces(piece).enumerate() {
+            let mut parts = span.pieces(piece).peekable();
+            while let Some(part) = parts.next() {
                 let offload = part.stored.is_some() && self.job.offloads.load(Ordering::Relaxed);
                 if work > 0 && !offload {
                     self.fill(&part)?;
                     self.pack(&part)?;
                 }
-                if in_turn && i == 0 && !self.job.turns.wait(number) {
+                if in_turn && !self.job.turns.wait(number) {
                     return Ok(());
                 }
+                let ends_turn = in_turn && parts.peek().is_none();
+                // What comes next is placed behind it from then on, whenever the bytes of either arrive.
+                let placed = || {
+                    if ends_turn {
+                        self.job.turns.end(number);
+                    }
+                };
                 match offload {
                     true => self.offload(&part)?,
-                    false => self.write(&part)?,
+                    false => self.write(&part, &placed)?,
                 }
             }
             if in_turn {
@@ -139,48 +147,50 @@ impl<'a, 'j> Worker<'a, 'j> {
         }
         self.job.offloads.store(false, Ordering::Relaxed);
         self.fill(span)?;
-        self.write(span)
+        self.write(span, &|| ())
     }
 
-    fn write(&self, span: &Span<'_>) -> Result<(), CopyError> {
+    /// Writes a piece; calls `placed` as soon as the last of it has its place, if that is before the end.
+    fn write(&self, span: &Span<'_>, placed: &dyn Fn()) -> Result<(), CopyError> {
         match span.kind {
             SpanKind::Backed => Ok(()),
             SpanKind::Zero if self.job.options.sparse > 0 => self.write_zeroes(span.at, span.len),
-            SpanKind::Plain => self.write_data(span.at, 0..span.len as usize),
-            SpanKind::Data | SpanKind::Zero => self.write_buffer(span.at, span.len as usize),
+            SpanKind::Plain => self.write_data(span.at, 0..span.len as usize, placed),
+            SpanKind::Data | SpanKind::Zero => self.write_buffer(span.at, span.len as usize, placed),
         }
     }
 
     /// Writes the first `len` bytes of the buffer, leaving out zeroes.
-    fn write_buffer(&self, at: u64, len: usize) -> Result<(), CopyError> {
+    fn write_buffer(&self, at: u64, len: usize, placed: &dyn Fn()) -> Result<(), CopyError> {
         let options = self.job.options;
         if options.sparse == 0 {
-            return self.write_data(at, 0..len);
+            return self.write_data(at, 0..len, placed);
         }
         // Of compressed clusters each that is zero is left out.
         let min = if options.compressed.is_some() { 0 } else { options.sparse };
         for (range, zero) in sparse::runs(&self.buffer[..len], at, min, self.job.unit) {
             match zero {
                 true => self.write_zeroes(at + range.start as u64, range.len() as u64)?,
-                false => self.write_data(at, range)?,
+                false if range.end == len => self.write_data(at, range, placed)?,
+                false => self.write_data(at, range, &|| ())?,
             }
         }
         Ok(())
     }
 
     /// Writes `range` of the buffer, which begins at `at` of the target.
-    fn write_data(&self, at: u64, range: Range<usize>) -> Result<(), CopyError> {
+    fn write_data(&self, at: u64, range: Range<usize>, placed: &dyn Fn()) -> Result<(), CopyError> {
         let start = at + range.start as u64;
         let bytes = &self.buffer[range.clone()];
+        let target = self.job.target;
         let written = match &self.packed {
-            Some(packed) => self.job.target.node().write_packed(start, bytes, packed.from(range.start)),
-            None => self.job.target.writev(start, &IoVec::from(bytes), self.flags(start, bytes.len() as u64)),
+            Some(packed) => target.node().write_packed(start, bytes, packed.from(range.start)),
+            None if self.is_whole(start, bytes.len() as u64) => {
+                target.writev(start, &IoVec::from(bytes), WriteFlags::COMPRESSED)
+            }
+            None => target.write_placed(start, bytes, placed),
         };
         written.map_err(|e| CopyError::Write(start, e))
-    }
-
-    fn flags(&self, at: u64, len: u64) -> WriteFlags {
-        if self.is_whole(at, len) { WriteFlags::COMPRESSED } else { WriteFlags::empty() }
     }
 
     fn write_zeroes(&self, at: u64, len: u64) -> Result<(), CopyError> {

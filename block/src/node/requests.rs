@@ -24,6 +24,14 @@ impl Node {
         self.traced(Operation::Write, at..at + from.len() as u64, self.serve_write(at, from, flags))
     }
 
+    /// Writes `from`, and may call `placed` before the end, as for [`Driver::write_placed`](crate::Driver::write_placed).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn write_placed(&self, at: u64, from: &IoVec<'_>, placed: &dyn Fn()) -> Result<()> {
+        self.traced(Operation::Write, at..at + from.len() as u64, self.serve_placed(at, from, placed))
+    }
+
     /// Makes a range read as zeroes.
     ///
     /// # Errors

@@ -44,12 +44,25 @@ impl Around {
 
 impl<F: MappedFormat> Mapped<F> {
     /// Writes all of `from` at `at`.
-    pub(super) fn write_at(&self, mut at: GuestOffset, from: &IoVec<'_>) -> Result<()> {
+    pub(super) fn write_at(&self, at: GuestOffset, from: &IoVec<'_>) -> Result<()> {
+        self.write_placing(at, from, &|| ())
+    }
+
+    /// Like [`Mapped::write_at`]; `placed` is called when all that has to be allocated is.
+    pub(super) fn write_placing(
+        &self,
+        mut at: GuestOffset,
+        from: &IoVec<'_>,
+        placed: &dyn Fn(),
+    ) -> Result<()> {
         let (mut done, mut after) = (0, None);
         while done < from.len() {
             let left = (from.len() - done) as u64;
             let reservation = self.format.reserve(at, left, after)?;
             let len = reservation.len;
+            if len == left {
+                placed();
+            }
             after = Some(reservation.host.plus(len));
             let piece = from.slice(done, usize::try_from(len).unwrap_or(usize::MAX));
             let host = reservation.host.0;

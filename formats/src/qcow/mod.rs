@@ -27,7 +27,7 @@ pub static ROW: DriverRow = DriverRow {
     children: &["file", "backing"],
     create: Some(&create::ROW),
     compresses: true,
-    strong_options: &["encrypt"],
+    strong_options: &["encrypt.key-secret"],
     ..DriverRow::new("qcow", DriverKind::Format, open::open)
 };
 

@@ -52,7 +52,7 @@ use block::graph::{DriverKind, DriverRow, Probe};
 pub static ROW: DriverRow = DriverRow {
     probe,
     children: &["file", "data-file", "backing"],
-    strong_options: &["encrypt"],
+    strong_options: &["encrypt.key-secret"],
     compresses: true,
     create: Some(&create::ROW),
     amend: &amend::OPTIONS,

@@ -53,7 +53,6 @@ impl Run for CheckArgs {
         let source = self.input.source(tool, self.words)?;
         let flags = OpenFlags {
             writable: repair != Repair::No,
-            resize: repair != Repair::No,
             cache: cache_mode(&self.cache, "source ")?,
             repair: true,
             force_share: self.share.force_share,

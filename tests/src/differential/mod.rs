@@ -16,11 +16,15 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub use zoo::Zoo;
 
 /// How many command lines run on the same files before they are made anew.
 const SEQUENCE: u64 = 4;
+
+/// How long a command line may take. The real tool's `rebase -c` may go on for many minutes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How often progress is told, in sequences.
 const TOLD_EVERY: u64 = 25;
@@ -121,7 +125,7 @@ fn sequence(zoo: &Zoo, seed: u64, all: impl IntoIterator<Item = String>) -> Opti
     for line in all {
         lines.push(line.clone());
         let ran = [Whose::Ours, Whose::Real].map(|whose| run_line(&pair, whose, &line));
-        match judge::differs(&pair, &line, &ran) {
+        match judge::differs(&pair, &lines, &ran) {
             judge::Verdict::Same => {}
             judge::Verdict::Unsure => {
                 lines.push("(the files are made anew)".into());
@@ -144,7 +148,7 @@ fn run_line(pair: &Pair, whose: Whose, line: &str) -> Ran {
         .args(args)
         .current_dir(pair.dir(whose))
         .stdin(file_of(&input).expect("a small file can be written"));
-    Ran::of(&mut program)
+    Ran::within(LIMIT, &mut program)
 }
 
 /// A file without a name that holds `text`, to be read from its beginning.

@@ -79,7 +79,11 @@ fn parse_entry(bytes: &[u8]) -> Option<(BitmapEntry, usize)> {
         name: String::from_utf8_lossy(name).into_owned(),
         extra: extra.to_vec(),
     };
-    Some((entry, (FIXED + extra_len + name_len).next_multiple_of(8)))
+    Some((entry, padded(name_len, extra_len)))
+}
+
+fn padded(name_len: usize, extra_len: usize) -> usize {
+    (FIXED + extra_len + name_len).next_multiple_of(8)
 }
 
 impl BitmapEntry {
@@ -94,8 +98,13 @@ impl BitmapEntry {
         out.extend(u32::try_from(self.extra.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend(&self.extra);
         out.extend(self.name.as_bytes());
-        out.resize(out.len().next_multiple_of(8), 0);
+        out.resize(self.stored_len(), 0);
         out
+    }
+
+    /// How many bytes the entry takes as written, with what pads it.
+    pub(in crate::qcow2) fn stored_len(&self) -> usize {
+        padded(self.name.len(), self.extra.len())
     }
 
     /// A new, empty bitmap.

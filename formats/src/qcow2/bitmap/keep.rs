@@ -93,7 +93,7 @@ impl Qcow2 {
     fn check_new(&self, name: &str, granularity_bits: u32) -> Result<()> {
         let meta = self.lock();
         let kept = self.kept();
-        let entries = || kept.iter().map(|kept| kept.entry.to_bytes().len());
+        let entries = || kept.iter().map(|kept| kept.entry.stored_len());
         let room = entries().sum::<usize>() + 24 + name.len().next_multiple_of(8);
         let problem = if meta.header.version < Version::V3 {
             "Cannot store dirty bitmaps in qcow2 v2 files".to_owned()

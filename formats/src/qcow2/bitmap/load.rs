@@ -29,7 +29,7 @@ impl Meta {
         let mut names = HashSet::new();
         for entry in &entries {
             entry.check(g, size).map_err(|e| e.with_place(place(at)))?;
-            at += entry.to_bytes().len() as u64;
+            at += entry.stored_len() as u64;
             if !names.insert(entry.name.as_str()) {
                 return Err(Error::invalid(format!(
                     "Bitmap '{}' doesn't satisfy the constraints",

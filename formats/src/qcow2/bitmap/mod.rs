@@ -26,7 +26,7 @@ pub(super) fn room(g: Geometry, image: &Image) -> Result<u64> {
     for bitmap in image.node().bitmaps().iter().filter(|bitmap| !bitmap.is_inconsistent()) {
         let entries = directory::table_entries(g, size, bitmap.granularity().trailing_zeros());
         bytes += (entries << g.cluster_bits) + g.round_up(entries * 8);
-        directory += BitmapEntry::new(bitmap.name(), 0).to_bytes().len() as u64;
+        directory += BitmapEntry::new(bitmap.name(), 0).stored_len() as u64;
     }
     Ok(bytes + g.round_up(directory))
 }
