@@ -70,6 +70,8 @@ pub struct NodeFlags {
     pub detect_zeroes: DetectZeroes,
     /// Keep in this layer what is read from those below it.
     pub copy_on_read: bool,
+    /// What is written need not reach stable storage, whoever asks.
+    pub no_flush: bool,
 }
 
 /// How a node is called in messages and reports.
@@ -377,7 +379,7 @@ impl Node {
     }
 
     fn finish_fua(&self, wanted: bool) -> Result<()> {
-        if wanted { self.flush(Level::Disk) } else { Ok(()) }
+        if wanted && !self.state().flags.no_flush { self.flush(Level::Disk) } else { Ok(()) }
     }
 
     fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {

@@ -149,6 +149,7 @@ impl OpenFlags {
             discard: self.discard,
             detect_zeroes: self.detect_zeroes,
             copy_on_read: self.copy_on_read,
+            no_flush: self.cache.no_flush,
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) fn convert(r: &mut Random) -> String {
     let extra =
         if (existing || extra.contains("-n")) && extra.contains("-B") { "-n".to_owned() } else { extra };
     let source = if often(r, 1, 8) { filtered(r) } else { any_other(r, target) };
+    let target = not_its_base(target, &source);
     if existing {
         let target = existing_target(r);
         return format!("qemu-img convert {SECRETS} {extra} -n --target-image-opts {source} {target}");
@@ -90,6 +91,13 @@ pub(super) fn convert(r: &mut Random) -> String {
     let extra = if format == "qcow" { extra.replace("-c", "") } else { extra };
     let options = options::creation(r, format);
     format!("qemu-img convert {} {extra} {options} -O {format} {source} {target}", secrets(&options))
+}
+
+/// The target, or another where `source` has it as a backing file: which of its bytes are read before they are written is
+/// chance.
+fn not_its_base(target: &'static str, source: &str) -> &'static str {
+    let above = ["b.qcow2", "f.qcow2", "t.qcow2", "wb.qcow"].iter().any(|name| source.contains(name));
+    if target == "a.raw" && above { "n.raw" } else { target }
 }
 
 /// A target that is there, by its options. None of the zoo's that is large: copies into it must fit.
@@ -135,7 +143,7 @@ pub(super) fn dd(r: &mut Random) -> String {
     let file = *r.pick(&FILES);
     // From a file into itself is refused here (docs/differences.md).
     let others: Vec<&str> = TARGETS.into_iter().filter(|target| *target != file).collect();
-    let target = *r.pick(&others);
+    let target = not_its_base(r.pick(&others), file);
     let format = match format_of(target) {
         "luks" => "raw",
         format => format,
