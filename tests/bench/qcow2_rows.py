@@ -94,6 +94,8 @@ def rows(row, bench, files):
     found = [
         row("raw to qcow2", [*raw, "-O", "qcow2", bench.out], nothing, 1.5),
         row("raw to qcow2+luks, whole", [*encrypted, bench.out], nothing, 7),
+        row("raw to qcow2, no options", [*raw, "-O", "qcow2", bench.out], nothing, None, plain=True),
+        row("raw to qcow2+luks, no options", [*encrypted, bench.out], nothing, 7, plain=True),
         row("qcow2 to raw", ["-f", "qcow2", files.filled, "-O", "raw", bench.out], nothing, 1.5),
         row("raw to qcow2, zlib", [*system, bench.out], nothing, 2),
         row("raw to qcow2, zstd", [*system, "-o", "compression_type=zstd", bench.out], nothing, 1),

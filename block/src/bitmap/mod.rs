@@ -30,7 +30,7 @@ enum Contents {
 
 /// A dirty bitmap: see the module documentation.
 pub struct DirtyBitmap {
-    name: String,
+    name: Arc<str>,
     /// log2 of the bytes one bit stands for.
     granularity_bits: u32,
     contents: Mutex<Contents>,
@@ -49,7 +49,7 @@ impl fmt::Debug for DirtyBitmap {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapShape {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// log2 of the bytes one bit stands for, below 64.
     pub granularity_bits: u32,
     /// Whether writes are recorded.

@@ -192,7 +192,7 @@ impl Driver for Placing {
         placed();
         if at + (from.len() as u64) < self.len {
             let (limit, alone) = (Duration::from_secs(60), |places: &mut Vec<u64>| places.len() < next);
-            let (_, waited) = changed.wait_timeout_while(places, limit, alone).unwrap();
+            let (_places, waited) = changed.wait_timeout_while(places, limit, alone).unwrap();
             assert!(!waited.timed_out(), "the next write waits for the end of this one");
         }
         Ok(())

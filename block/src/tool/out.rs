@@ -42,17 +42,21 @@ impl Out {
 
     /// Prints `text`; to a terminal at once, else when the buffer is full or flushed.
     pub fn print(&self, text: &str) {
-        let mut stdout = self.lock();
-        // A reader that went away (`| head`) is no reason to fail.
-        let _ = stdout.write_all(text.as_bytes());
-        if self.terminal {
-            let _ = stdout.flush();
-        }
+        self.print_parts(&[text]);
     }
 
     /// Prints `text` and a newline.
     pub fn line(&self, text: &str) {
-        self.print(&format!("{text}\n"));
+        self.print_parts(&[text, "\n"]);
+    }
+
+    fn print_parts(&self, parts: &[&str]) {
+        let mut stdout = self.lock();
+        // A reader that went away (`| head`) is no reason to fail.
+        let _ = parts.iter().try_for_each(|part| stdout.write_all(part.as_bytes()));
+        if self.terminal {
+            let _ = stdout.flush();
+        }
     }
 
     /// Sends what is buffered on its way.

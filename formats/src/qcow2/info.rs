@@ -15,7 +15,7 @@ fn bitmaps(meta: &Meta) -> Option<Value> {
         let flags = [(BitmapFlags::IN_USE, "in-use"), (BitmapFlags::AUTO, "auto")];
         let flags: Vec<_> =
             flags.iter().filter(|(f, _)| bitmap.flags.contains(*f)).map(|(_, n)| *n).collect();
-        json!({"flags": flags, "name": bitmap.name, "granularity": 1u64 << bitmap.granularity_bits.min(63)})
+        json!({"flags": flags, "name": &*bitmap.name, "granularity": 1u64 << bitmap.granularity_bits.min(63)})
     };
     Some(entries.into_iter().map(describe).collect())
 }

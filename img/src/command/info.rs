@@ -66,7 +66,10 @@ impl Run for InfoArgs {
             (true, true) => tool.out.line(&json::pretty(&Value::Array(chain))),
             (true, false) => chain.iter().for_each(|info| tool.out.line(&json::pretty(info))),
             (false, _) => {
-                tool.out.print(&chain.iter().map(output::human_info).collect::<Vec<_>>().join("\n"));
+                for (i, info) in chain.iter().enumerate() {
+                    tool.out.print(if i == 0 { "" } else { "\n" });
+                    tool.out.print(&output::human_info(info));
+                }
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@ use crate::qcow2::geometry::Geometry;
 use crate::qcow2::header::{Table, be32, be64};
 use crate::qcow2::meta::Meta;
 use block::{Error, Result};
+use std::sync::Arc;
 
 /// Bytes of a directory entry before its variable part.
 const FIXED: usize = 24;
@@ -18,7 +19,7 @@ pub(in crate::qcow2) struct BitmapEntry {
     pub(in crate::qcow2) granularity_bits: u8,
     /// 1: dirty tracking.
     pub(in crate::qcow2) kind: u8,
-    pub(in crate::qcow2) name: String,
+    pub(in crate::qcow2) name: Arc<str>,
     /// Data of the type, which nobody knows.
     pub(in crate::qcow2) extra: Vec<u8>,
 }
@@ -76,7 +77,7 @@ fn parse_entry(bytes: &[u8]) -> Option<(BitmapEntry, usize)> {
         flags: BitmapFlags::from_bits_retain(be32(fixed, 12)),
         kind: fixed[16],
         granularity_bits: fixed[17],
-        name: String::from_utf8_lossy(name).into_owned(),
+        name: String::from_utf8_lossy(name).into(),
         extra: extra.to_vec(),
     };
     Some((entry, padded(name_len, extra_len)))
@@ -114,7 +115,7 @@ impl BitmapEntry {
             flags: BitmapFlags::AUTO,
             kind: DIRTY_TRACKING,
             granularity_bits,
-            name: name.to_owned(),
+            name: name.into(),
             extra: Vec::new(),
         }
     }

@@ -128,7 +128,7 @@ impl Bitmaps for Qcow2 {
         debug_assert!(GRANULARITY_BITS.contains(&u8::try_from(bits).unwrap_or(0)));
         self.check_new(name, bits)?;
         let shape =
-            BitmapShape { name: name.to_owned(), granularity_bits: bits, enabled: true, inconsistent: false };
+            BitmapShape { name: name.into(), granularity_bits: bits, enabled: true, inconsistent: false };
         let bitmap = DirtyBitmap::empty(shape, self.size());
         let entry = BitmapEntry::new(name, u8::try_from(bits).unwrap_or(0));
         let mut kept = self.kept_mut();

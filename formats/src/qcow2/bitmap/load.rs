@@ -30,7 +30,7 @@ impl Meta {
         for entry in &entries {
             entry.check(g, size).map_err(|e| e.with_place(place(at)))?;
             at += entry.stored_len() as u64;
-            if !names.insert(entry.name.as_str()) {
+            if !names.insert(&*entry.name) {
                 return Err(Error::invalid(format!(
                     "Bitmap '{}' doesn't satisfy the constraints",
                     entry.name

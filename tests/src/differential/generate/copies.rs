@@ -143,7 +143,8 @@ pub(super) fn dd(r: &mut Random) -> String {
     let file = *r.pick(&FILES);
     // From a file into itself is refused here (docs/differences.md).
     let others: Vec<&str> = TARGETS.into_iter().filter(|target| *target != file).collect();
-    let target = not_its_base(r.pick(&others), file);
+    let target = *r.pick(&others);
+    let target = not_its_base(target, file);
     let format = match format_of(target) {
         "luks" => "raw",
         format => format,
