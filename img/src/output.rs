@@ -38,7 +38,9 @@ pub(crate) fn node_info(node: &Arc<Node>) -> Result<Value> {
         map.insert("snapshots".into(), snapshots.iter().map(snapshot_info).collect());
     }
     if let Some((kind, data)) = info.specific {
-        map.insert("format-specific".into(), json!({"type": kind, "data": data}));
+        // Moved: the lists in it may be long.
+        let specific = [("type".to_owned(), kind.into()), ("data".to_owned(), data)];
+        map.insert("format-specific".into(), Map::from_iter(specific).into());
     }
     map.insert("children".into(), children_info(node)?);
     Ok(Value::Object(map))

@@ -269,9 +269,14 @@ fn type_in(lines: &[&str]) -> (String, Option<i32>) {
     drop((command, terminal.slave));
     let mut keys = File::from(terminal.master);
     let mut shown = String::new();
-    for line in lines {
+    for (n, line) in lines.iter().enumerate() {
         let mut answer = String::new();
-        while !answer.rsplit('\n').next().is_some_and(|last| last.contains("qemu-io> ")) {
+        // A line is shown with its prompt while it is edited; what is typed before the next one may be thrown away.
+        let prompted = |answer: &str| match answer.rsplit_once('\n') {
+            Some((_, last)) => last.contains("qemu-io> "),
+            None => n == 0 && answer.contains("qemu-io> "),
+        };
+        while !prompted(&answer) {
             answer.push_str(&read_some(&mut keys).expect("the program is still there"));
         }
         shown.push_str(&answer);
