@@ -190,7 +190,6 @@ impl MappedFormat for Qcow2 {
             zero_granularity: unit,
             discard_granularity: cluster,
             zero_init: self.zero_init,
-            optimal_transfer: self.data_child().node().limits().optimal_transfer,
             cluster_size: Some(cluster),
             write_flags: if can_compress { WriteFlags::COMPRESSED } else { WriteFlags::empty() },
             ..Limits::default()
