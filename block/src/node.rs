@@ -458,6 +458,11 @@ impl Node {
         let fua = flags.contains(ZeroFlags::FUA);
         let native_fua = limits.write_flags.contains(WriteFlags::FUA);
         let native = if native_fua { flags } else { flags - ZeroFlags::FUA };
+        // Nothing, but inside a unit: what is not whole units has to be written, as in QEMU.
+        let inside = range.is_empty() && !range.start.is_multiple_of(limits.request_align.into());
+        if inside && flags.contains(ZeroFlags::NO_FALLBACK) {
+            return Err(Error::from_errno(nix::libc::ENOTSUP));
+        }
         self.noting_writes(|| {
             split_at_granularity(range, limits.request_align).try_for_each(|piece| {
                 let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;

@@ -53,6 +53,7 @@ fn command_lines_that_once_differed_agree() {
         "qemu-img info --image-opts driver=qcow2,backing.file.filename=h.raw,file.filename=b.qcow2",
         "qemu-io -t unsafe --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=b.qcow2,file.inject-error.0.event=refblock_update_part \
          -c 'aio_write -f 6k 64k' -c 'aio_flush' -c 'write -f 0 64k' -c 'flush'",
+        "qemu-io -f qcow wb.qcow -c 'write -z -n 511 0' -c 'write -z -n 512 0' -c 'write -z 511 0'",
         "qemu-img check -T none -r all -f raw s.raw",
         "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=q.qcow2,file.inject-error.0.event=l2_load \
          -c 'write -z -u -n 512 512'",
