@@ -54,6 +54,7 @@ fn command_lines_that_once_differed_agree() {
         "qemu-io -t unsafe --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=b.qcow2,file.inject-error.0.event=refblock_update_part \
          -c 'aio_write -f 6k 64k' -c 'aio_flush' -c 'write -f 0 64k' -c 'flush'",
         "qemu-io -f qcow wb.qcow -c 'write -z -n 511 0' -c 'write -z -n 512 0' -c 'write -z 511 0'",
+        "qemu-img bitmap --merge m1 --source-format qcow2 -f qcow2 bm.qcow2 m1",
         "qemu-img check -T none -r all -f raw s.raw",
         "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=q.qcow2,file.inject-error.0.event=l2_load \
          -c 'write -z -u -n 512 512'",

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 /// Options of `bitmap`.
 #[derive(Debug, Args)]
+// The long spelling of -f in other commands is that of -F here.
+#[command(mut_arg("format", |format| format.alias(None)))]
 pub(crate) struct BitmapArgs {
     #[command(flatten)]
     objects: Objects,
@@ -23,7 +25,7 @@ pub(crate) struct BitmapArgs {
     #[arg(short = 'b', long, value_name = "FILE")]
     source_file: Option<String>,
     /// The format of that image
-    #[arg(short = 'F', long = "b-format", value_name = "FMT")]
+    #[arg(short = 'F', long = "source-format", value_name = "FMT")]
     source_format: Option<String>,
     /// The image and the name of its bitmap
     #[arg(value_name = "FILE BITMAP", num_args = 0..)]
