@@ -340,11 +340,15 @@ impl Node {
             && from.parts().all(crate::buffer::is_zero)
     }
 
+    /// Whether a write goes to the driver as it is: nobody looks for zeroes, and it is whole request units.
+    fn goes_down_whole(&self, at: u64, len: u64, limits: &Limits) -> bool {
+        self.state().flags.detect_zeroes == DetectZeroes::Off && cover(at, len, limits) == (at..at + len)
+    }
+
     fn serve_placed(&self, at: u64, from: &IoVec<'_>, placed: &dyn Fn()) -> Result<()> {
         let limits = self.limits();
         let len = from.len() as u64;
-        let plain = self.state().flags.detect_zeroes == DetectZeroes::Off
-            && cover(at, len, &limits) == (at..at + len)
+        let plain = self.goes_down_whole(at, len, &limits)
             && from.is_aligned(limits.memory_align as usize)
             && (1..=max_transfer(&limits, u64::MAX)).contains(&len);
         if !plain {
@@ -362,9 +366,7 @@ impl Node {
     fn serve_copy(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
         let limits = self.limits();
         let range = at..at + len;
-        let unusual =
-            self.state().flags.detect_zeroes != DetectZeroes::Off || cover(at, len, &limits) != range;
-        if unusual {
+        if !self.goes_down_whole(at, len, &limits) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
         let _guard = self.inflight.begin(range, Mode::Plain);

@@ -71,7 +71,7 @@ fn suffers(dir: &Path, kind: &Kind, bad: &[u8], lines: &[&str]) -> Option<String
 
 /// Whether a program used more memory than it may, and more than any before it. Of two that run at a time it may be the other.
 fn greedy() -> bool {
-    static MOST: AtomicI64 = AtomicI64::new(MEMORY);
+    static MOST: AtomicI64 = AtomicI64::new(MEMORY - 1);
     let used = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
     MOST.fetch_max(used, Ordering::Relaxed) < used
 }

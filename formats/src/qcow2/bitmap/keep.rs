@@ -94,7 +94,7 @@ impl Qcow2 {
         let meta = self.lock();
         let kept = self.kept();
         let entries = || kept.iter().map(|kept| kept.entry.stored_len());
-        let room = entries().sum::<usize>() + 24 + name.len().next_multiple_of(8);
+        let room = entries().sum::<usize>() + BitmapEntry::new(name, 0).stored_len();
         let problem = if meta.header.version < Version::V3 {
             "Cannot store dirty bitmaps in qcow2 v2 files".to_owned()
         } else if name.len() > block::bitmap::MAX_NAME {
