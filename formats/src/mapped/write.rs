@@ -113,8 +113,10 @@ impl<F: MappedFormat> Mapped<F> {
         let mut held = Held { format: &self.format, lease };
         let Some(lease) = &held.lease else { return put(&[], &[]) };
         let (covers, blank) = (lease.covers.clone(), lease.blank);
-        let head = self.around(covers.start..at.0, host.0 - (at.0 - covers.start), blank)?;
-        let tail = self.around(at.0 + len..covers.end, host.0 + len, blank)?;
+        let start = host.0 - (at.0 - covers.start);
+        let room = start..start + (covers.end - covers.start);
+        let head = self.around(covers.start..at.0, room.start, &room, blank)?;
+        let tail = self.around(at.0 + len..covers.end, host.0 + len, &room, blank)?;
         if [&head, &tail].iter().any(|part| matches!(part, Around::Bytes(_))) {
             self.announce("cow_write");
         }
@@ -125,30 +127,45 @@ impl<F: MappedFormat> Mapped<F> {
         done
     }
 
-    /// Gets ready what stands in `guest`, which will be at `host`.
-    fn around(&self, guest: Range<u64>, host: u64, blank: bool) -> Result<Around> {
+    /// Gets ready what stands in `guest`, which will be at `host`, a part of the `room` for all of it.
+    fn around(&self, guest: Range<u64>, host: u64, room: &Range<u64>, blank: bool) -> Result<Around> {
         let len = guest.end - guest.start;
         if len == 0 {
             return Ok(Around::Nothing);
         }
         // Encrypted, zeroes are as good as any other bytes.
         if self.format.cipher().is_none() && self.reads_zero(guest.clone())? {
-            if blank {
-                // Zeroes are there already, but a file ends with a whole sector.
-                let rest = (host.next_multiple_of(SECTOR) - host).min(len);
-                return Ok(Around::Zeroes(usize::try_from(rest).unwrap_or(0)));
-            }
             self.announce("cluster_alloc_space");
-            if len <= ZEROES.len() as u64 {
-                return Ok(Around::Zeroes(usize::try_from(len).unwrap_or(0)));
+            // A file that is written in larger units cannot zero it.
+            if self.is_whole(room) {
+                return self.zeroes(host..host + len, blank);
             }
-            self.format.data().write_zeroes(host..host + len, ZeroFlags::empty())?;
-            return Ok(Around::Nothing);
         }
         let mut bytes = Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
         self.announce("cow_read");
         self.read_at(GuestOffset(guest.start), &mut IoVecMut::from(&mut *bytes), Reader::LeaseHolder)?;
         Ok(Around::Bytes(bytes))
+    }
+
+    /// Whether the file for data can be asked for just this range.
+    fn is_whole(&self, room: &Range<u64>) -> bool {
+        let unit = u64::from(self.format.data().node().limits().request_align);
+        room.start.is_multiple_of(unit) && room.end.is_multiple_of(unit)
+    }
+
+    /// Gets zeroes ready for a part of the file, which is zero already where it is `blank`.
+    fn zeroes(&self, host: Range<u64>, blank: bool) -> Result<Around> {
+        let len = host.end - host.start;
+        let sent = match blank {
+            // A file ends with a whole sector.
+            true => (host.start.next_multiple_of(SECTOR) - host.start).min(len),
+            false => len,
+        };
+        if sent <= ZEROES.len() as u64 {
+            return Ok(Around::Zeroes(usize::try_from(sent).unwrap_or(0)));
+        }
+        self.format.data().write_zeroes(host, ZeroFlags::empty())?;
+        Ok(Around::Nothing)
     }
 
     /// Whether a range reads as zeroes as far as the tables of the whole chain tell.
