@@ -170,8 +170,8 @@ fn protect_size(mut args: Vec<OsString>) -> Vec<OsString> {
 
 fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
-        ErrorKind::DisplayHelp => out.print(&e.to_string()),
-        ErrorKind::DisplayVersion => out.line(&format!("{} version {}", out.program(), version())),
+        ErrorKind::DisplayHelp => out.print(e.to_string()),
+        ErrorKind::DisplayVersion => out.line(format_args!("{} version {}", out.program(), version())),
         _ => {
             out.error(&complaint(e, last, out));
             return ExitCode::FAILURE;

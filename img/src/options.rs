@@ -81,7 +81,7 @@ pub(crate) fn print_help(tool: &Tool<'_>, format: &str, filename: Option<&str>) 
     let options = graph::options_for(tool.env(), row, filename)?;
     match filename {
         Some(_) => tool.out.line("Supported options:"),
-        None => tool.out.line(&format!("Supported {format} options:")),
+        None => tool.out.line(format_args!("Supported {format} options:")),
     }
     help_table(tool.out, options.table());
     if filename.is_none() {
@@ -98,7 +98,7 @@ pub(crate) fn help_table(out: &Out, table: &[CreateOption]) {
     let mut table = table.to_vec();
     table.retain(|option| !option.help.is_empty());
     table.sort_by_key(|option| option.name);
-    table.iter().for_each(|option| out.line(&help_line(option)));
+    table.iter().for_each(|option| out.line(help_line(option)));
 }
 
 fn help_line(option: &CreateOption) -> String {

@@ -5,6 +5,7 @@ use block::snapshot::Snapshot;
 use block::tool::{dump, local_time, size::human};
 use block::{FormatInfo, Node, Result};
 use serde_json::{Map, Value, json};
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 /// Nanoseconds in a second.
@@ -123,28 +124,27 @@ fn children_info(node: &Arc<Node>) -> Result<Value> {
 }
 
 /// The same for people.
-pub(crate) fn human_info(info: &Value) -> String {
-    let mut text = String::new();
-    describe(info, "", "/", &mut text);
-    text
+pub(crate) fn human_info(info: &Value) -> impl Display + '_ {
+    fmt::from_fn(|out| describe(info, "", "/", out))
 }
 
-fn describe(info: &Value, indent: &str, path: &str, out: &mut String) {
+fn describe(info: &Value, indent: &str, path: &str, out: &mut Formatter<'_>) -> fmt::Result {
     let children = info["children"].as_array().map_or(&[][..], Vec::as_slice);
     let leaf = !indent.is_empty() && children.is_empty();
     for line in node_lines(info, leaf) {
-        out.push_str(&format!("{indent}{line}\n"));
+        writeln!(out, "{indent}{line}")?;
     }
     let data = &info["format-specific"]["data"];
     if data.as_object().is_some_and(|data| !data.is_empty()) {
-        out.push_str(&format!("{indent}Format specific information:\n"));
-        out.push_str(&dump::lines(data, &format!("{indent}    ")));
+        let inside = format!("{indent}    ");
+        write!(out, "{indent}Format specific information:\n{}", dump::lines(data, &inside))?;
     }
     for child in children {
         let path = format!("{path}{}", child["name"].as_str().unwrap_or_default());
-        out.push_str(&format!("{indent}Child node '{path}':\n"));
-        describe(&child["info"], &format!("{indent}    "), &format!("{path}/"), out);
+        writeln!(out, "{indent}Child node '{path}':")?;
+        describe(&child["info"], &format!("{indent}    "), &format!("{path}/"), out)?;
     }
+    Ok(())
 }
 
 /// One line for each thing known about a node; the labels of a `leaf` speak of a file, not of an image.
@@ -204,6 +204,6 @@ mod tests {
                     Format specific information:\n    hash alg: sha1\n    slots:\n        [0]:\n            active: true\n\
                     Child node '/file':\n    filename: a\n    protocol type: file\n    \
                     file length: 2 KiB (2048 bytes)\n    disk size: unavailable\n";
-        assert_eq!(human_info(&info), want);
+        assert_eq!(human_info(&info).to_string(), want);
     }
 }

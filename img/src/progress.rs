@@ -203,7 +203,7 @@ impl Shared {
 
     fn print_line(&self, percent: f64) {
         if self.show == Show::Always && self.bar.is_none() {
-            self.out.print(&format!("{}\r", line(percent)));
+            self.out.print(format_args!("{}\r", line(percent)));
             self.out.flush();
         }
     }

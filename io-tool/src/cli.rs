@@ -169,7 +169,7 @@ fn make_objects(out: &Out, texts: &[OsString]) -> Result<Option<Registry>> {
     }
     for text in texts {
         if let Added::Help(help) = registry.add(text)? {
-            out.print(&help);
+            out.print(help);
             return Ok(None);
         }
     }

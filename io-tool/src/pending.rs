@@ -37,13 +37,13 @@ fn print(requests: Vec<JoinHandle<String>>, out: &Out, notices: &Notices) {
     for request in requests {
         let report = request.join();
         // What was said about a request that stopped comes before what became of it.
-        out.print(&notices.take());
+        out.print(notices.take());
         match report {
-            Ok(report) => out.print(&report),
+            Ok(report) => out.print(report),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
-    out.print(&notices.take());
+    out.print(notices.take());
 }
 
 /// What drivers have to say while requests run.

@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
 
     /// Prints what drivers had to say.
     pub(crate) fn tell_notices(&self) {
-        self.out.print(&self.notices.take());
+        self.out.print(self.notices.take());
     }
 
     /// Closes the image, if one is open, when all requests have finished.
@@ -292,13 +292,13 @@ impl<'a> Session<'a> {
     fn tell(&self, row: &CommandRow, name: &str, failure: Failure) {
         match failure {
             Failure::Told => {}
-            Failure::Said(text) => self.out.line(&text),
+            Failure::Said(text) => self.out.line(text),
             Failure::Complaint(text) => self.out.to_stderr(&format!("{text}\n")),
             Failure::Error(e) => self.out.error(&e),
-            Failure::Usage => self.out.line(&row.usage(name)),
+            Failure::Usage => self.out.line(row.usage(name)),
             Failure::Option(text) => {
                 self.out.to_stderr(&format!("{text}\n"));
-                self.out.line(&row.usage(name));
+                self.out.line(row.usage(name));
             }
         }
     }

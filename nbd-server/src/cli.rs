@@ -148,8 +148,8 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Cli, ExitCode> {
 
 fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
-        ErrorKind::DisplayHelp => out.print(&e.to_string()),
-        ErrorKind::DisplayVersion => out.line(&format!("{} {}", out.program(), version())),
+        ErrorKind::DisplayHelp => out.print(e.to_string()),
+        ErrorKind::DisplayVersion => out.line(format_args!("{} {}", out.program(), version())),
         _ => {
             out.error_text(&complaint(e, last));
             out.error_text(&format!("Try `{} --help' for more information.", out.program()));

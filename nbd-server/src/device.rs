@@ -89,6 +89,6 @@ fn attach(device: Device, socket: &Arc<Socket>, export: String) -> Result<()> {
 pub(crate) fn detach(path: &Path, out: &Out) -> Result<ExitCode> {
     let device = Device::at(path)?;
     Kernel::open()?.detach(device)?;
-    out.line(&format!("{} disconnected", path.display()));
+    out.line(format_args!("{} disconnected", path.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(job: &ListJob, objects: &Registry, out: &Out) -> Result<ExitCo
     socket.set_time_limit(LIMIT)?;
     let list = client::list(Arc::clone(&socket) as _, tls.as_ref())?;
     socket.shutdown(Shutdown::Both);
-    out.line(&format!("exports available: {}", list.len()));
+    out.line(format_args!("exports available: {}", list.len()));
     list.iter().for_each(|export| print(export, out));
     Ok(ExitCode::SUCCESS)
 }
@@ -54,26 +54,26 @@ fn tls(objects: &Registry, id: &str, job: &ListJob) -> Result<ClientTls> {
 }
 
 fn print(export: &ExportInfo, out: &Out) {
-    out.line(&format!(" export: '{}'", export.name));
+    out.line(format_args!(" export: '{}'", export.name));
     if let Some(text) = &export.description {
-        out.line(&format!("  description: {text}"));
+        out.line(format_args!("  description: {text}"));
     }
     if export.flags.contains(TransmissionFlags::HAS_FLAGS) {
-        out.line(&format!("  size:  {}", export.size));
+        out.line(format_args!("  size:  {}", export.size));
         let set: String = FLAGS
             .iter()
             .filter(|(f, _)| export.flags.contains(*f))
             .map(|(_, name)| format!(" {name}"))
             .collect();
-        out.line(&format!("  flags: {:#x} ({set} )", export.flags.bits()));
+        out.line(format_args!("  flags: {:#x} ({set} )", export.flags.bits()));
     }
     if let Some([min, preferred, max]) = export.block_sizes {
-        out.line(&format!("  min block: {min}\n  opt block: {preferred}\n  max block: {max}"));
+        out.line(format_args!("  min block: {min}\n  opt block: {preferred}\n  max block: {max}"));
     }
     let bits = if export.headers == Headers::Extended { 64 } else { 32 };
-    out.line(&format!("  transaction size: {bits}-bit"));
+    out.line(format_args!("  transaction size: {bits}-bit"));
     if !export.contexts.is_empty() {
-        out.line(&format!("  available meta contexts: {}", export.contexts.len()));
-        export.contexts.iter().for_each(|(_, name)| out.line(&format!("   {name}")));
+        out.line(format_args!("  available meta contexts: {}", export.contexts.len()));
+        export.contexts.iter().for_each(|(_, name)| out.line(format_args!("   {name}")));
     }
 }

@@ -34,7 +34,7 @@ fn run(cli: cli::Cli, out: &Out) -> block::Result<ExitCode> {
     let mut objects = Registry::new([OBJECT_TYPES, block::OBJECT_TYPES]);
     for text in &cli.objects {
         if let secret::objects::Added::Help(text) = objects.add(text)? {
-            out.print(&text);
+            out.print(text);
             return Ok(ExitCode::SUCCESS);
         }
     }

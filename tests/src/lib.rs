@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -38,6 +39,9 @@ pub enum Whose {
 
 /// The programs there are, by the names of the originals.
 const PROGRAMS: [(&str, &str); 3] = [("qemu-img", "img"), ("qemu-io", "io-tool"), ("qemu-nbd", "nbd-server")];
+
+/// How much of an output [`Ran::within`] keeps, in bytes.
+const KEPT: u64 = 16 << 20;
 
 /// The directory of the programs built here.
 pub fn bin_dir() -> PathBuf {
@@ -90,20 +94,24 @@ impl Ran {
         command.output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
     }
 
-    /// Like [`Ran::of`], but kills what has not come to its end after `limit`.
+    /// Like [`Ran::of`], but kills what has not come to its end after `limit`, and keeps only the beginning of a long output.
     pub fn within(limit: Duration, command: &mut Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let pid = Pid::from_raw(child.id().try_into().expect("process numbers are positive"));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         std::thread::scope(|scope| {
             let (ended, end) = mpsc::channel::<()>();
             scope.spawn(move || match end.recv_timeout(limit) {
                 Err(RecvTimeoutError::Timeout) => kill(pid, Signal::SIGKILL),
                 _ => Ok(()),
             });
-            let output = child.wait_with_output();
+            let stderr = scope.spawn(move || beginning(stderr));
+            let stdout = beginning(stdout);
+            let stderr = stderr.join().expect("it only reads");
+            let status = child.wait().unwrap_or_else(|e| panic!("{command:?}: {e}"));
             drop(ended);
-            output.unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
+            Output { status, stdout, stderr }.into()
         })
     }
 
@@ -138,6 +146,15 @@ impl Ran {
     }
 }
 
+/// Reads all there is and gives the beginning of it: what a test keeps counts as memory of the programs it starts later.
+fn beginning(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut pipe = pipe.expect("it was asked for");
+    let mut kept = Vec::new();
+    let _ = pipe.by_ref().take(KEPT).read_to_end(&mut kept);
+    let _ = io::copy(&mut pipe, &mut io::sink());
+    kept
+}
+
 impl From<Output> for Ran {
     fn from(Output { status, stdout, stderr }: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -161,7 +178,7 @@ pub fn not_run(why: &str) {
     let thread = std::thread::current();
     let line = format!("NOT RUN: {}: {why}\n", thread.name().unwrap_or("a test"));
     // Not by way of the macros, whose output the harness keeps to itself. Nobody may be listening.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(line.as_bytes());
     if let Some(path) = std::env::var_os("BLOCKIMG_NOT_RUN") {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("BLOCKIMG_NOT_RUN names a file");

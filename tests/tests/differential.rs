@@ -55,6 +55,11 @@ fn command_lines_that_once_differed_agree() {
          -c 'aio_write -f 6k 64k' -c 'aio_flush' -c 'write -f 0 64k' -c 'flush'",
         "qemu-io -f qcow wb.qcow -c 'write -z -n 511 0' -c 'write -z -n 512 0' -c 'write -z 511 0'",
         "qemu-img bitmap --merge m1 --source-format qcow2 -f qcow2 bm.qcow2 m1",
+        "qemu-io --image-opts driver=raw,offset=64k,file.driver=qcow2,file.file.filename=q.qcow2 -c 'write -c 64k 64k'",
+        "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=f.qcow2,file.inject-error.0.event=cluster_alloc \
+         -c 't 700k' -c 'write 1 512'",
+        "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.align=4k,file.image.filename=e.qcow2,file.inject-error.0.event=cow_read,\
+         file.inject-error.0.immediately=on -c 'write 700k 513'",
         "qemu-img check -T none -r all -f raw s.raw",
         "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=q.qcow2,file.inject-error.0.event=l2_load \
          -c 'write -z -u -n 512 512'",

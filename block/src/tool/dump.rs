@@ -2,33 +2,34 @@
 
 use crate::graph::hash_order;
 use serde_json::Value;
+use std::fmt::{self, Display, Formatter};
 
 /// `value`, one line for each member (in [`hash_order`], `-` turned into a blank) or item, each after `indent`.
-pub fn lines(value: &Value, indent: &str) -> String {
-    let mut out = String::new();
-    dump(value, indent, &mut out);
-    out
+pub fn lines<'a>(value: &'a Value, indent: &'a str) -> impl Display + 'a {
+    fmt::from_fn(|out| dump(value, indent, out))
 }
 
-fn dump(value: &Value, indent: &str, out: &mut String) {
+fn dump(value: &Value, indent: &str, out: &mut Formatter<'_>) -> fmt::Result {
     match value {
         Value::Object(map) => {
-            hash_order(map).into_iter().for_each(|(k, v)| dump_item(&k.replace('-', " "), v, indent, out));
+            let mut members = hash_order(map).into_iter();
+            members.try_for_each(|(k, v)| dump_item(&k.replace('-', " "), v, indent, out))
         }
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, v)| dump_item(&format!("[{i}]"), v, indent, out));
+            let mut items = list.iter().enumerate();
+            items.try_for_each(|(i, v)| dump_item(&format!("[{i}]"), v, indent, out))
         }
-        _ => {}
+        _ => Ok(()),
     }
 }
 
-fn dump_item(label: &str, value: &Value, indent: &str, out: &mut String) {
+fn dump_item(label: &str, value: &Value, indent: &str, out: &mut Formatter<'_>) -> fmt::Result {
     match value {
         Value::Object(_) | Value::Array(_) => {
-            out.push_str(&format!("{indent}{label}:\n"));
-            dump(value, &format!("{indent}    "), out);
+            writeln!(out, "{indent}{label}:")?;
+            dump(value, &format!("{indent}    "), out)
         }
-        Value::String(text) => out.push_str(&format!("{indent}{label}: {text}\n")),
-        scalar => out.push_str(&format!("{indent}{label}: {scalar}\n")),
+        Value::String(text) => writeln!(out, "{indent}{label}: {text}"),
+        scalar => writeln!(out, "{indent}{label}: {scalar}"),
     }
 }

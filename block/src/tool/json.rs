@@ -2,55 +2,51 @@
 
 use crate::graph::{hash_order, json_string};
 use serde_json::Value;
+use std::fmt::{self, Display, Formatter};
 
 /// `value` in QEMU's layout, without a final newline.
-pub fn pretty(value: &Value) -> String {
-    let mut out = String::new();
-    write(value, 0, &mut out);
-    out
+pub fn pretty(value: &Value) -> impl Display + '_ {
+    fmt::from_fn(|out| write(value, 0, out))
 }
 
-fn write(value: &Value, depth: usize, out: &mut String) {
+fn write(value: &Value, depth: usize, out: &mut Formatter<'_>) -> fmt::Result {
     match value {
         Value::Object(map) => {
             let members = hash_order(map);
             write_items(('{', '}'), depth, out, members.into_iter(), |(key, value), out| {
-                out.push_str(&json_string(key));
-                out.push_str(": ");
-                write(value, depth + 1, out);
-            });
+                write!(out, "{}: ", json_string(key))?;
+                write(value, depth + 1, out)
+            })
         }
         Value::Array(list) => {
-            write_items(('[', ']'), depth, out, list.iter(), |value, out| write(value, depth + 1, out));
+            write_items(('[', ']'), depth, out, list.iter(), |value, out| write(value, depth + 1, out))
         }
-        Value::String(text) => out.push_str(&json_string(text)),
-        scalar => out.push_str(&scalar.to_string()),
+        Value::String(text) => out.write_str(&json_string(text)),
+        scalar => write!(out, "{scalar}"),
     }
 }
 
 fn write_items<T>(
     (open, close): (char, char),
     depth: usize,
-    out: &mut String,
+    out: &mut Formatter<'_>,
     items: impl Iterator<Item = T>,
-    mut write_item: impl FnMut(T, &mut String),
-) {
-    out.push(open);
+    mut write_item: impl FnMut(T, &mut Formatter<'_>) -> fmt::Result,
+) -> fmt::Result {
+    write!(out, "{open}")?;
     for (i, item) in items.enumerate() {
-        if i > 0 {
-            out.push(',');
-        }
-        out.push('\n');
-        indent(depth + 1, out);
-        write_item(item, out);
+        let comma = if i > 0 { "," } else { "" };
+        writeln!(out, "{comma}")?;
+        indent(depth + 1, out)?;
+        write_item(item, out)?;
     }
-    out.push('\n');
-    indent(depth, out);
-    out.push(close);
+    writeln!(out)?;
+    indent(depth, out)?;
+    write!(out, "{close}")
 }
 
-fn indent(depth: usize, out: &mut String) {
-    out.extend(std::iter::repeat_n("    ", depth));
+fn indent(depth: usize, out: &mut Formatter<'_>) -> fmt::Result {
+    (0..depth).try_for_each(|_| out.write_str("    "))
 }
 
 #[cfg(test)]
@@ -62,6 +58,6 @@ mod tests {
     fn containers_are_laid_out_as_by_the_real_tools() {
         let value = json!({"children": [], "virtual-size": 1, "format": {"x": {}}});
         let want = "{\n    \"children\": [\n    ],\n    \"virtual-size\": 1,\n    \"format\": {\n        \"x\": {\n        }\n    }\n}";
-        assert_eq!(pretty(&value), want);
+        assert_eq!(pretty(&value).to_string(), want);
     }
 }

@@ -4,6 +4,7 @@
 //! a log of both. Scripts and the upstream suite depend on that.
 
 use crate::Error;
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -40,23 +41,19 @@ impl Out {
         self.terminal
     }
 
-    /// Prints `text`; to a terminal at once, else when the buffer is full or flushed.
-    pub fn print(&self, text: &str) {
-        self.print_parts(&[text]);
-    }
-
-    /// Prints `text` and a newline.
-    pub fn line(&self, text: &str) {
-        self.print_parts(&[text, "\n"]);
-    }
-
-    fn print_parts(&self, parts: &[&str]) {
+    /// Prints `text`, piece by piece as it is made; to a terminal at once, else when the buffer is full or flushed.
+    pub fn print(&self, text: impl Display) {
         let mut stdout = self.lock();
         // A reader that went away (`| head`) is no reason to fail.
-        let _ = parts.iter().try_for_each(|part| stdout.write_all(part.as_bytes()));
+        let _ = write!(stdout, "{text}");
         if self.terminal {
             let _ = stdout.flush();
         }
+    }
+
+    /// Prints `text` and a newline.
+    pub fn line(&self, text: impl Display) {
+        self.print(format_args!("{text}\n"));
     }
 
     /// Sends what is buffered on its way.

@@ -147,10 +147,13 @@ impl<F: MappedFormat> Mapped<F> {
         Ok(Around::Bytes(bytes))
     }
 
-    /// Whether the file for data can be asked for just this range.
+    /// Whether the file for data can be asked for just this range, also where filters are in front of it.
     fn is_whole(&self, room: &Range<u64>) -> bool {
-        let unit = u64::from(self.format.data().node().limits().request_align);
-        room.start.is_multiple_of(unit) && room.end.is_multiple_of(unit)
+        let node = self.format.data().node();
+        [node.limits(), node.unfiltered().limits()].iter().all(|limits| {
+            let unit = u64::from(limits.request_align);
+            room.start.is_multiple_of(unit) && room.end.is_multiple_of(unit)
+        })
     }
 
     /// Gets zeroes ready for a part of the file, which is zero already where it is `blank`.

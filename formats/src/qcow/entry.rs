@@ -31,6 +31,15 @@ impl Entry {
         }
     }
 
+    /// The entry of a cluster so many behind this one's, where the two are in one run; compressed clusters stand alone.
+    pub(super) fn onwards(self, clusters: u64, g: Geometry) -> Option<Self> {
+        match self {
+            Entry::Absent => Some(Entry::Absent),
+            Entry::Stored(host) => Some(Entry::Stored(host.plus(clusters << g.cluster_bits))),
+            Entry::Compressed(..) => None,
+        }
+    }
+
     /// What is stored for it; `None` for a place or length that an entry cannot express.
     pub(super) fn to_raw(self, g: Geometry) -> Option<u64> {
         let place = 63 - u32::from(g.cluster_bits);

@@ -101,16 +101,6 @@ impl Qcow {
         (self.within(at.0) + len).div_ceil(self.geometry.cluster_size())
     }
 
-    /// How many of the first `entries` are stored one after the other, the first of them at `host`.
-    fn contiguous(&self, host: HostOffset, entries: &[Entry]) -> u64 {
-        let expected = (0..).map(|i: u64| host.0 + (i << self.geometry.cluster_bits));
-        let same = entries.iter().zip(expected).take_while(|(entry, host)| match entry {
-            Entry::Stored(at) => at.0 == *host,
-            _ => false,
-        });
-        same.count() as u64
-    }
-
     /// Bytes from `at` to the end of the `clusters`th cluster, at most `max`.
     fn bytes(&self, at: GuestOffset, clusters: u64, max: u64) -> u64 {
         ((clusters << self.geometry.cluster_bits) - self.within(at.0)).min(max)
@@ -181,17 +171,14 @@ impl MappedFormat for Qcow {
     fn lookup(&self, at: GuestOffset, max: u64, who: Reader) -> Result<Found> {
         let (mut tables, clear) = self.ready(at, max, who);
         let wanted = self.clusters(at, clear);
-        let Some(entries) = tables.entries(at, wanted)? else {
+        let Some((entry, clusters)) = tables.run(at, wanted)? else {
             let to_end = self.geometry.l2_coverage() - at.0 % self.geometry.l2_coverage();
             return Ok(Found { len: clear.min(to_end), place: Place::Absent(None), pin: None });
         };
-        let absent = entries.iter().take_while(|entry| **entry == Entry::Absent).count() as u64;
-        let (clusters, place) = match entries[0] {
-            Entry::Absent => (absent, Place::Absent(None)),
-            Entry::Compressed(host, len) => (1, Place::Compressed(host, len)),
-            Entry::Stored(host) => {
-                (self.contiguous(host, &entries), Place::Stored(host.plus(self.within(at.0))))
-            }
+        let place = match entry {
+            Entry::Absent => Place::Absent(None),
+            Entry::Compressed(host, len) => Place::Compressed(host, len),
+            Entry::Stored(host) => Place::Stored(host.plus(self.within(at.0))),
         };
         Ok(Found { len: self.bytes(at, clusters, clear), place, pin: None })
     }
@@ -200,13 +187,9 @@ impl MappedFormat for Qcow {
         let (mut tables, clear) = self.ready(at, len, Reader::Request);
         tables.check_writable()?;
         tables.make_l2(at)?;
-        let entries = tables.entries(at, self.clusters(at, clear))?.unwrap_or_default();
-        let Some(Entry::Stored(host)) = entries.first().copied() else {
-            let fresh = entries.iter().take_while(|entry| !matches!(entry, Entry::Stored(_))).count();
-            let len = self.bytes(at, fresh.max(1) as u64, clear);
-            return self.reserve_fresh(&mut tables, at, len);
-        };
-        let len = self.bytes(at, self.contiguous(host, &entries), clear);
+        let (entry, clusters) = tables.run(at, self.clusters(at, clear))?.unwrap_or((Entry::Absent, 1));
+        let len = self.bytes(at, clusters, clear);
+        let Entry::Stored(host) = entry else { return self.reserve_fresh(&mut tables, at, len) };
         let host = host.plus(self.within(at.0));
         let pin = tables.pins.pin(host, len);
         Ok(Reservation { len, host, pin, lease: None })

@@ -174,25 +174,28 @@ impl Tables {
         Error::corrupt(text).with_errno(nix::libc::EIO)
     }
 
-    /// The entries from the one for `at` to the end of its L2 table, at most `max`; nothing without a table.
+    /// The entry for `at`, and of how many clusters, at most `max`, it begins a run in its L2 table; nothing without a table.
     ///
     /// # Errors
     /// An entry that cannot be, or the file's.
-    pub(super) fn entries(&mut self, at: GuestOffset, max: u64) -> Result<Option<Vec<Entry>>> {
+    pub(super) fn run(&mut self, at: GuestOffset, max: u64) -> Result<Option<(Entry, u64)>> {
         let Some(table) = self.l2_table(at)? else { return Ok(None) };
         let g = self.geometry;
         let place = self.l2_place(table, at);
         let slice = self.slice(Kind::L2, table, g.l2_bytes())?;
-        let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let raw = slice.bytes[place.index * 8..].chunks_exact(8).take(max);
-        let entries: Vec<_> = raw.map(|raw| Entry::parse(get(raw, 0), g)).collect();
-        let stored = |entry: &Entry| match entry {
-            Entry::Stored(host) | Entry::Compressed(host, _) => Some(host.0),
-            Entry::Absent => None,
+        let raw = slice.bytes[place.index * 8..].chunks_exact(8);
+        let entries = raw.map(|raw| Entry::parse(get(raw, 0), g));
+        let first = Entry::parse(get(&slice.bytes, place.index * 8), g);
+        let alike = entries.skip(1).zip(1..max).take_while(|(entry, i)| first.onwards(*i, g) == Some(*entry));
+        let clusters = 1 + alike.count() as u64;
+        let host = match first {
+            Entry::Absent => return Ok(Some((first, clusters))),
+            Entry::Stored(host) | Entry::Compressed(host, _) => host,
         };
-        match entries.iter().filter_map(stored).find(|host| self.is_metadata(*host)) {
+        let mut hosts = (0..clusters).map(|i| host.plus(i << g.cluster_bits).0);
+        match hosts.find(|host| self.is_metadata(*host)) {
             Some(host) => Err(self.corrupt("cluster", host, at)),
-            None => Ok(Some(entries)),
+            None => Ok(Some((first, clusters))),
         }
     }
 

@@ -19,6 +19,8 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct TableCache {
     table_len: usize,
+    /// The most bytes it may take.
+    most: u64,
     capacity: usize,
     slots: Vec<Slot>,
     index: HashMap<HostOffset, usize>,
@@ -35,13 +37,18 @@ pub(super) struct TableCache {
 #[derive(Debug)]
 pub(super) struct AllDirty(pub(super) Box<[u8]>);
 
+/// How many tables fit into so many bytes.
+fn capacity(table_len: usize, bytes: u64) -> usize {
+    usize::try_from(bytes / table_len as u64).unwrap_or(usize::MAX).max(2)
+}
+
 impl TableCache {
-    /// An empty cache of `bytes` bytes for tables of `table_len` bytes, with room for at least two.
-    pub(super) fn new(table_len: usize, bytes: u64) -> Self {
-        let capacity = usize::try_from(bytes / table_len as u64).unwrap_or(usize::MAX).max(2);
+    /// An empty cache of at most `most` bytes for tables of `table_len` bytes, with room for at least two.
+    pub(super) fn new(table_len: usize, most: u64) -> Self {
         TableCache {
             table_len,
-            capacity,
+            most,
+            capacity: capacity(table_len, most),
             slots: Vec::new(),
             index: HashMap::new(),
             last: 0,
@@ -50,6 +57,12 @@ impl TableCache {
             loading: HashMap::new(),
             tickets: 0,
         }
+    }
+
+    /// Begins anew, without room for more than the `all` bytes there are; changes are lost.
+    pub(super) fn fit(&mut self, all: u64) {
+        self.clear();
+        self.capacity = capacity(self.table_len, self.most.min(all));
     }
 
     /// Bytes in a table.

@@ -144,4 +144,9 @@ impl Geometry {
     pub(super) fn l1_entries(self, size: u64) -> u64 {
         size.div_ceil(self.l2_coverage())
     }
+
+    /// Bytes of all L2 tables that a disk of `size` bytes can have.
+    pub(super) fn l2_bytes(self, size: u64) -> u64 {
+        self.l1_entries(size) << self.cluster_bits
+    }
 }

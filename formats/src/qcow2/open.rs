@@ -272,7 +272,7 @@ impl Meta {
 /// The two caches in the sizes options ask for; an L2 cache of at most `l2_cache` bytes without.
 fn caches(header: &Header, options: &Qcow2Options, l2_cache: u64) -> Result<(TableCache, TableCache)> {
     let g = header.geometry;
-    let cover = header.size.div_ceil(g.l2_coverage()) << g.cluster_bits;
+    let cover = g.l2_bytes(header.size);
     let size = |option: &Option<secret::options::Size>| option.as_ref().map(|s| s.0);
     let total = size(&options.cache_size);
     let refcount_bytes = size(&options.refcount_cache_size).unwrap_or(MIN_REFCOUNT_CACHE);
@@ -307,7 +307,8 @@ fn caches(header: &Header, options: &Qcow2Options, l2_cache: u64) -> Result<(Tab
         return Err(Error::invalid("Refcount cache size too big"));
     }
     let slice_len = usize::try_from(slice).unwrap_or(usize::MAX);
-    let l2 = TableCache::new(slice_len, max.min(cover).max(2 * slice));
+    let mut l2 = TableCache::new(slice_len, max);
+    l2.fit(cover);
     Ok((l2, TableCache::new(g.cluster_len(), refcount_bytes.max(4 << g.cluster_bits))))
 }
 

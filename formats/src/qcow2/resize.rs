@@ -69,8 +69,12 @@ impl Qcow2 {
         self.write_back(&mut meta)?;
         meta.caches
             .write_pointer(HostOffset(field::SIZE), &size.to_be_bytes(), Event("header_update"))
+            .and_then(|()| meta.caches.settle())
             .context(|| "Failed to update the image size")?;
         meta.header.size = size;
+        // The caches are as large as the image can make use of, and begin anew.
+        meta.caches.tables(Tables::L2).fit(self.geometry.l2_bytes(size));
+        meta.caches.tables(Tables::Refcounts).clear();
         self.len.store(size, Ordering::Release);
         Ok(())
     }

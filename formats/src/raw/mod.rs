@@ -147,6 +147,7 @@ impl Driver for Raw {
             // A guessed format's first sector is looked at as a whole; otherwise alignment is the file's own business.
             request_align: if self.guesses.is_some() { SECTOR as u32 } else { 1 },
             cluster_size: None,
+            write_flags: below.write_flags - WriteFlags::COMPRESSED,
             ..below
         }
     }

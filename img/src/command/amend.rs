@@ -117,7 +117,7 @@ fn check_amendable(row: &DriverRow) -> Result<()> {
 
 fn print_help(tool: &Tool<'_>, row: &DriverRow) -> Result<()> {
     check_amendable(row)?;
-    tool.out.line(&format!("Amend options for '{}':", row.name));
+    tool.out.line(format_args!("Amend options for '{}':", row.name));
     help_table(tool.out, row.amend);
     Ok(())
 }

@@ -113,7 +113,7 @@ impl Run for BenchArgs {
         let begin = Instant::now();
         plan.run(&image)?;
         let seconds = begin.elapsed().as_secs_f64();
-        tool.out.line(&format!("Run completed in {seconds:.3} seconds."));
+        tool.out.line(format_args!("Run completed in {seconds:.3} seconds."));
         image.close()?;
         Ok(ExitCode::SUCCESS)
     }
@@ -179,12 +179,12 @@ impl Plan {
     fn announce(&self, tool: &Tool<'_>) {
         let Plan { count, depth, size, step, start, .. } = self;
         let kind = if self.write.is_some() { "write" } else { "read" };
-        tool.out.line(&format!(
+        tool.out.line(format_args!(
             "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset {start}, \
              step size {step})"
         ));
         if self.flush_interval > 0 {
-            tool.out.line(&format!("Sending flush every {} requests", self.flush_interval));
+            tool.out.line(format_args!("Sending flush every {} requests", self.flush_interval));
         }
     }
 

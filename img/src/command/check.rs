@@ -69,9 +69,9 @@ impl Run for CheckArgs {
             _ if self.quiet => {}
             true => {
                 let format = image.node().name().driver;
-                tool.out.line(&json::pretty(&machine_report(&result, source.text(), format)));
+                tool.out.line(json::pretty(&machine_report(&result, source.text(), format)));
             }
-            false => tool.out.print(&human_report(&result)),
+            false => tool.out.print(human_report(&result)),
         }
         image.close()?;
         Ok(status(&result))
@@ -104,7 +104,7 @@ fn check(tool: &Tool<'_>, image: &Image, repair: Repair, silent: bool) -> Result
         return Ok(first);
     }
     if !silent {
-        tool.out.print(&format!(
+        tool.out.print(format_args!(
             "The following inconsistencies were found and repaired:\n\n    {leaks_fixed} leaked clusters\n    \
              {corruptions_fixed} corruptions\n\nDouble checking the fixed image now...\n"
         ));
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn counts_of_nothing_are_left_out_for_programs() {
         let result = CheckResult { leaks_fixed: 2, clusters: CLUSTERS, ..CheckResult::default() };
-        let text = json::pretty(&machine_report(&result, "a.qcow2", "qcow2"));
+        let text = json::pretty(&machine_report(&result, "a.qcow2", "qcow2")).to_string();
         let want = "{\n    \"total-clusters\": 16,\n    \"check-errors\": 0,\n    \"leaks-fixed\": 2,\n    \
                     \"allocated-clusters\": 1,\n    \"filename\": \"a.qcow2\",\n    \"format\": \"qcow2\"\n}";
         assert_eq!(text, want);

@@ -78,7 +78,7 @@ impl CreateArgs {
             None => return Err(Error::invalid("Image creation needs a size parameter")),
         }
         if !self.quiet {
-            tool.out.line(&format!("Formatting '{filename}', fmt={}{}", self.format, options.describe()));
+            tool.out.line(format_args!("Formatting '{filename}', fmt={}{}", self.format, options.describe()));
             tool.out.flush();
         }
         graph::create(env, row, filename, &options)

@@ -63,12 +63,12 @@ impl Run for InfoArgs {
             return Ok(ExitCode::SUCCESS);
         }
         match (self.report.is_json(), self.backing_chain) {
-            (true, true) => tool.out.line(&json::pretty(&Value::Array(chain))),
-            (true, false) => chain.iter().for_each(|info| tool.out.line(&json::pretty(info))),
+            (true, true) => tool.out.line(json::pretty(&Value::Array(chain))),
+            (true, false) => chain.iter().for_each(|info| tool.out.line(json::pretty(info))),
             (false, _) => {
                 for (i, info) in chain.iter().enumerate() {
                     tool.out.print(if i == 0 { "" } else { "\n" });
-                    tool.out.print(&output::human_info(info));
+                    tool.out.print(output::human_info(info));
                 }
             }
         }

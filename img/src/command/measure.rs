@@ -55,8 +55,8 @@ impl Run for MeasureArgs {
         let options = self.options(tool, row, &image, size)?;
         let result = measure(tool.env(), &options, image.as_ref())?;
         match self.report.is_json() {
-            true => tool.out.line(&json::pretty(&machine_report(&result))),
-            false => tool.out.print(&human_report(&result)),
+            true => tool.out.line(json::pretty(&machine_report(&result))),
+            false => tool.out.print(human_report(&result)),
         }
         image.map_or(Ok(()), Image::close)?;
         Ok(ExitCode::SUCCESS)

@@ -48,7 +48,7 @@ impl<'a> Tool<'a> {
         }
         for text in &objects.objects {
             if let Added::Help(help) = registry.add(text)? {
-                out.print(&help);
+                out.print(help);
                 return Ok(None);
             }
         }

@@ -93,7 +93,7 @@ fn act(tool: &Tool<'_>, image: &Image, action: &Action) -> Result<()> {
     match action {
         Action::List => {
             let all = node.snapshots().filter(|all| !all.is_empty());
-            all.iter().for_each(|all| tool.out.print(&output::snapshot_list(all)));
+            all.iter().for_each(|all| tool.out.print(output::snapshot_list(all)));
             Ok(())
         }
         Action::Create(name) => node

@@ -56,7 +56,7 @@ impl Run for TlsInitArgs {
         let made = Made::new(&hosts, &self.client, self.days.into())?;
         made.save(&self.dir)?;
         let dir = std::path::absolute(&self.dir)?;
-        tool.out.print(&next_steps(&dir, &hosts, &self.client, self.days.into()));
+        tool.out.print(next_steps(&dir, &hosts, &self.client, self.days.into()));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -18,10 +18,10 @@ fn help(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
     match words.operands_as_given()[..] {
         [name] => {
             let row = find(name).ok_or_else(|| Failure::Said(format!("command {name} not found")))?;
-            session.out.print(&explain(row, name));
+            session.out.print(explain(row, name));
         }
         _ => {
-            all().for_each(|row| session.out.line(&row.usage(row.name)));
+            all().for_each(|row| session.out.line(row.usage(row.name)));
             session.out.print("\nUse 'help commandname' for extended help.\n");
         }
     }

@@ -104,7 +104,7 @@ fn read(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let transfer = Transfer { verb: "read", offset, bytes: count as u64, elapsed: started.elapsed() };
     let received = Received { transfer, bytes: &buffer, expected, dump: options.dump, style: options.style };
     let (report, right) = received.report();
-    session.out.print(&report);
+    session.out.print(report);
     if right { Ok(()) } else { Err(Failure::Told) }
 }
 
@@ -149,7 +149,7 @@ fn readv(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let (offset, lengths) = words.vector()?;
     let buffer = session.buffer(lengths.iter().sum(), 0);
     let (report, right) = VectoredRead { offset, lengths, buffer, options }.run(session.image()?);
-    session.out.print(&report);
+    session.out.print(report);
     if right { Ok(()) } else { Err(Failure::Told) }
 }
 

@@ -37,7 +37,7 @@ const ALLOC_BYTES: u64 = 512;
 
 fn length(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let len = session.image()?.len().map_err(|e| Failure::Said(format!("getlength: {}", e.strerror())))?;
-    session.out.line(&size(len));
+    session.out.line(size(len));
     Ok(())
 }
 
@@ -45,17 +45,16 @@ fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let out = session.out;
     let node = session.image()?.node();
     let driver = node.name().driver;
-    out.line(&format!("format name: {driver}"));
+    out.line(format_args!("format name: {driver}"));
     // A protocol is both what interprets the image and what holds it.
     if formats::DRIVERS.find(driver).is_some_and(|row| !row.prefixes.is_empty()) {
-        out.line(&format!("format name: {driver}"));
+        out.line(format_args!("format name: {driver}"));
     }
     let layout = node.layout().ok_or(Failure::Told)?;
-    out.line(&format!("cluster size: {}", size(layout.limits().cluster_size.unwrap_or(0).into())));
-    out.line(&format!("vm state offset: {}", size(layout.vmstate_offset())));
-    let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    "));
-    if let Some(text) = details.filter(|text| !text.is_empty()) {
-        out.print(&format!("Format specific information:\n{text}"));
+    out.line(format_args!("cluster size: {}", size(layout.limits().cluster_size.unwrap_or(0).into())));
+    out.line(format_args!("vm state offset: {}", size(layout.vmstate_offset())));
+    if let Some((_, data)) = node.info().specific {
+        out.print(format_args!("Format specific information:\n{}", block::tool::dump::lines(&data, "    ")));
     }
     Ok(())
 }
@@ -75,7 +74,7 @@ fn alloc(session: &mut Session<'_>, words: Words<'_>) -> Outcome {
         at += run.len;
     }
     let at = size(start);
-    session.out.line(&format!("{allocated}/{count} bytes allocated at offset {at}"));
+    session.out.line(format_args!("{allocated}/{count} bytes allocated at offset {at}"));
     Ok(())
 }
 
@@ -87,7 +86,7 @@ fn map(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
         let run = merged_at(image, at, len).map_err(|e| failed("Failed to get allocation status", &e))?;
         let what = if run.allocated { "    allocated" } else { "not allocated" };
         let (bytes, start) = (size(run.len), size(at));
-        session.out.line(&format!("{bytes} ({:#x}) bytes {what} at offset {start} ({at:#x})", run.len));
+        session.out.line(format_args!("{bytes} ({:#x}) bytes {what} at offset {start} ({at:#x})", run.len));
         at += run.len;
     }
     Ok(())

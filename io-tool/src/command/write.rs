@@ -207,7 +207,7 @@ fn write(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let done = carry_out(image, offset, count, &buffer, &options, &special);
     done.map_err(|e| Failure::Said(format!("write failed: {}", e.strerror())))?;
     let transfer = Transfer { verb: "wrote", offset, bytes: count, elapsed: started.elapsed() };
-    session.out.print(&transfer.report(options.style));
+    session.out.print(transfer.report(options.style));
     Ok(())
 }
 
@@ -258,7 +258,7 @@ fn writev(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let buffer = session.buffer(lengths.iter().sum(), options.fill());
     let report = VectoredWrite { offset, lengths, buffer, options }.run(session.image()?);
     match report {
-        Ok(report) => session.out.print(&report),
+        Ok(report) => session.out.print(report),
         Err(e) => return Err(Failure::Said(format!("writev failed: {}", e.strerror()))),
     }
     Ok(())
@@ -309,7 +309,7 @@ fn discard(session: &mut Session<'_>, mut words: Words<'_>) -> Outcome {
     let done = session.image()?.discard(offset..offset + bytes);
     done.map_err(|e| Failure::Said(format!("discard failed: {}", e.strerror())))?;
     let transfer = Transfer { verb: "discard", offset, bytes, elapsed: started.elapsed() };
-    session.out.print(&transfer.report(style));
+    session.out.print(transfer.report(style));
     Ok(())
 }
 

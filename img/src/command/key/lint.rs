@@ -49,11 +49,11 @@ impl LintArgs {
         let (kind, findings) =
             self.target.with_keys(tool, words, access, |keys, _| Ok((keys.kind(), keys.lint(&bounds)?)))?;
         match self.report.is_json() {
-            true => tool.out.line(&json::pretty(&json!({
+            true => tool.out.line(json::pretty(&json!({
                 "container": kind,
                 "findings": findings.iter().map(member).collect::<Vec<_>>(),
             }))),
-            false => findings.iter().for_each(|finding| tool.out.line(&line(finding))),
+            false => findings.iter().for_each(|finding| tool.out.line(line(finding))),
         }
         Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
     }

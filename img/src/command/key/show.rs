@@ -25,8 +25,8 @@ impl ListArgs {
         let (kind, slots) =
             self.target.with_keys(tool, words, read, |keys, _| Ok((keys.kind(), keys.list())))?;
         match self.report.is_json() {
-            true => tool.out.line(&json::pretty(&json!({"container": kind, "slots": slots}))),
-            false => slots.as_array().into_iter().flatten().for_each(|slot| tool.out.line(&line(slot))),
+            true => tool.out.line(json::pretty(&json!({"container": kind, "slots": slots}))),
+            false => slots.as_array().into_iter().flatten().for_each(|slot| tool.out.line(line(slot))),
         }
         Ok(ExitCode::SUCCESS)
     }

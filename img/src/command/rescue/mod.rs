@@ -67,9 +67,9 @@ impl Run for RescueArgs {
         }
         let rows = job.finish();
         if self.report.is_json() {
-            tool.out.line(&block::tool::json::pretty(&report::json(&rows)));
+            tool.out.line(block::tool::json::pretty(&report::json(&rows)));
         } else {
-            tool.out.print(&report::table(&rows));
+            tool.out.print(report::table(&rows));
         }
         let well = !rows.is_empty() && rows.iter().all(|row| row.result.is_ok());
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
