@@ -70,7 +70,7 @@ pub struct NodeFlags {
     pub detect_zeroes: DetectZeroes,
     /// Keep in this layer what is read from those below it.
     pub copy_on_read: bool,
-    /// What is written need not reach stable storage, whoever asks.
+    /// What is written need not reach stable storage, whoever asks: flushes end where the operating system has everything.
     pub no_flush: bool,
 }
 
@@ -295,11 +295,12 @@ impl Node {
         Ok(())
     }
 
-    fn serve_write(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags) -> Result<()> {
+    fn serve_write(&self, at: u64, from: &IoVec<'_>, mut flags: WriteFlags) -> Result<()> {
         if self.detects_zeroes(from) {
             let range = at..at + from.len() as u64;
             return self.serve_zeroes(range, self.detected_flags(flags));
         }
+        flags.set(WriteFlags::FUA, flags.contains(WriteFlags::FUA) && !self.state().flags.no_flush);
         let limits = self.limits();
         let native = flags & limits.write_flags;
         if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
@@ -381,7 +382,7 @@ impl Node {
     }
 
     fn finish_fua(&self, wanted: bool) -> Result<()> {
-        if wanted && !self.state().flags.no_flush { self.flush(Level::Disk) } else { Ok(()) }
+        if wanted { self.flush(Level::Disk) } else { Ok(()) }
     }
 
     fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
@@ -457,14 +458,15 @@ impl Node {
     fn serve_zeroes(&self, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
         flags.set(ZeroFlags::MAY_UNMAP, flags.contains(ZeroFlags::MAY_UNMAP) && self.state().flags.discard);
         let limits = self.limits();
-        let fua = flags.contains(ZeroFlags::FUA);
         let native_fua = limits.write_flags.contains(WriteFlags::FUA);
-        let native = if native_fua { flags } else { flags - ZeroFlags::FUA };
+        let passed_on = native_fua && !self.state().flags.no_flush;
+        let native = if passed_on { flags } else { flags - ZeroFlags::FUA };
         // Nothing, but inside a unit: what is not whole units has to be written, as in QEMU.
         let inside = range.is_empty() && !range.start.is_multiple_of(limits.request_align.into());
         if inside && flags.contains(ZeroFlags::NO_FALLBACK) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
+        let then_flush = flags.contains(ZeroFlags::FUA) && !native_fua && (inside || !range.is_empty());
         self.noting_writes(|| {
             split_at_granularity(range, limits.request_align).try_for_each(|piece| {
                 let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;
@@ -473,7 +475,7 @@ impl Node {
                     false => self.zero_part(piece, native, &limits),
                 }
             })?;
-            self.finish_fua(fua && !native_fua)
+            self.finish_fua(then_flush)
         })
     }
 
@@ -547,8 +549,11 @@ impl Node {
         }
     }
 
-    fn serve_flush(&self, level: Level) -> Result<()> {
+    fn serve_flush(&self, mut level: Level) -> Result<()> {
         let (state, below) = (self.state(), self.primary());
+        if state.flags.no_flush {
+            level = Level::Os;
+        }
         let tell = |event| below.iter().for_each(|node| node.event(Event(event)));
         tell("flush_to_os");
         if below.is_some() || level == Level::Os {

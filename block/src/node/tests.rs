@@ -287,6 +287,18 @@ fn force_unit_access_is_the_drivers_or_a_flush() {
 }
 
 #[test]
+fn where_nothing_need_last_flushes_end_at_the_operating_system() {
+    let careless = NodeFlags { no_flush: true, ..NodeFlags::default() };
+    for write_flags in [WriteFlags::empty(), WriteFlags::FUA] {
+        let limits = Limits { write_flags, ..limits(1, 1) };
+        let (node, log) = Strict::node(vec![1; 4096], limits, true, careless);
+        node.write(0, &IoVec::from(&[0; 3][..]), WriteFlags::FUA).unwrap();
+        node.flush(Level::Disk).unwrap();
+        assert_eq!(log.take(), ["write 0..3", "flush Os"]);
+    }
+}
+
+#[test]
 fn zeroes_are_written_in_whole_units_with_at_most_two_reads() {
     let (node, log) = Strict::node(vec![1; 4 << 20], limits(512, 1), false, NodeFlags::default());
     node.write_zeroes(100..(3 << 20) + 100, ZeroFlags::empty()).unwrap();

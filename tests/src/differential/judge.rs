@@ -38,11 +38,19 @@ pub(super) fn differs(pair: &Pair, lines: &[String], ran: &[Ran; 2]) -> Verdict 
 }
 
 /// Whether what became of a line has a row of its own in docs/differences.md: a file that fails while clusters are given up,
-/// an image that is reopened so that its last unit cannot be written, and one that is copied into itself.
+/// an image that is reopened so that its last unit cannot be written, one that is copied into itself, and what a change of
+/// its length that failed half-way has done to it.
 fn differs_on_purpose(line: &str, [ours, real]: &[Ran; 2]) -> bool {
     real.stderr.contains("qcow2_free_clusters failed")
         || ours.stderr.contains("is a source and the target at once")
+        || [ours, real].iter().all(|ran| !ran.stderr.is_empty()) && fails_resizing(line)
         || line.contains("reopen ") && ours.stderr.contains("Cannot get 'write' permission without 'resize'")
+}
+
+fn fails_resizing(line: &str) -> bool {
+    let resizes =
+        |command: &str| ["t ", "truncate "].iter().any(|name| command.trim_start().starts_with(name));
+    line.contains("inject-error") && line.split(['\'', ';']).any(resizes)
 }
 
 /// Whether what is in the files that the line names, or in the data file of a new image, is nobody's business. One that could

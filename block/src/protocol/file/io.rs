@@ -227,7 +227,7 @@ impl Driver for FileDriver {
     }
 
     fn flush(&self, level: Level) -> Result<()> {
-        if level == Level::Os || self.no_flush || self.kind == FileKind::CharDevice {
+        if level == Level::Os || self.kind == FileKind::CharDevice {
             return Ok(());
         }
         let result = if self.flush_failed.load(Ordering::Acquire) {

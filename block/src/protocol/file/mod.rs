@@ -154,7 +154,6 @@ struct FileDriver {
     align: Alignment,
     /// Logical sector of a block device in bytes; 1 for anything else.
     sector: u32,
-    no_flush: bool,
     flush_failed: Arc<AtomicBool>,
     /// The file system has no operation that zeroes and keeps the space.
     no_zero_range: AtomicBool,
@@ -243,7 +242,6 @@ impl FileDriver {
             no_medium: false,
             align,
             sector,
-            no_flush: flags.cache.no_flush,
             flush_failed: Arc::default(),
             no_zero_range: AtomicBool::new(false),
             data: Mutex::default(),

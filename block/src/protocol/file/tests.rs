@@ -311,23 +311,16 @@ fn a_hole_does_not_fool_the_search_for_the_alignment() {
 }
 
 #[test]
-fn after_one_failed_flush_all_fail_and_unsafe_never_asks() {
+fn after_one_failed_flush_all_fail() {
     let dir = Dir::new();
     let path = dir.file("a", 512);
-    let driver = |cache| {
-        let flags = OpenFlags { cache, ..WRITE };
-        let file = open_path(path.to_str().unwrap(), "", flags).unwrap();
-        FileDriver::new(file, String::new(), FileKind::Regular, Locking::Off, flags).unwrap()
-    };
-    let safe = driver(WRITE.cache);
-    safe.flush(Level::Disk).unwrap();
-    safe.flush_failed.store(true, Ordering::Release);
-    assert_eq!(safe.flush(Level::Disk).unwrap_err().errno(), libc::EIO);
-    assert_eq!(safe.flush(Level::Disk).unwrap_err().errno(), libc::EIO);
-    safe.flush(Level::Os).unwrap();
-    let careless = driver(CacheMode { no_flush: true, ..WRITE.cache });
-    careless.flush_failed.store(true, Ordering::Release);
-    careless.flush(Level::Disk).unwrap();
+    let file = open_path(path.to_str().unwrap(), "", WRITE).unwrap();
+    let driver = FileDriver::new(file, String::new(), FileKind::Regular, Locking::Off, WRITE).unwrap();
+    driver.flush(Level::Disk).unwrap();
+    driver.flush_failed.store(true, Ordering::Release);
+    assert_eq!(driver.flush(Level::Disk).unwrap_err().errno(), libc::EIO);
+    assert_eq!(driver.flush(Level::Disk).unwrap_err().errno(), libc::EIO);
+    driver.flush(Level::Os).unwrap();
 }
 
 #[test]
