@@ -296,12 +296,16 @@ impl Node {
     }
 
     fn serve_write(&self, at: u64, from: &IoVec<'_>, mut flags: WriteFlags) -> Result<()> {
+        let limits = self.limits();
+        // Nothing, and inside a unit: not even what cannot be done is refused, as in QEMU.
+        if from.is_empty() && !at.is_multiple_of(limits.request_align.into()) {
+            return Ok(());
+        }
         if self.detects_zeroes(from) {
             let range = at..at + from.len() as u64;
             return self.serve_zeroes(range, self.detected_flags(flags));
         }
         flags.set(WriteFlags::FUA, flags.contains(WriteFlags::FUA) && !self.state().flags.no_flush);
-        let limits = self.limits();
         let native = flags & limits.write_flags;
         if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
@@ -466,7 +470,7 @@ impl Node {
         if inside && flags.contains(ZeroFlags::NO_FALLBACK) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));
         }
-        let then_flush = flags.contains(ZeroFlags::FUA) && !native_fua && (inside || !range.is_empty());
+        let then_flush = flags.contains(ZeroFlags::FUA) && !native_fua && !range.is_empty();
         self.noting_writes(|| {
             split_at_granularity(range, limits.request_align).try_for_each(|piece| {
                 let whole = cover(piece.start, piece.end - piece.start, &limits) == piece;

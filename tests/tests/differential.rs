@@ -58,6 +58,9 @@ fn command_lines_that_once_differed_agree() {
         "qemu-io --image-opts driver=raw,offset=64k,file.driver=qcow2,file.file.filename=q.qcow2 -c 'write -c 64k 64k'",
         "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=f.qcow2,file.inject-error.0.event=cluster_alloc \
          -c 't 700k' -c 'write 1 512'",
+        "qemu-io -t unsafe --image-opts driver=qcow2,file.driver=blkdebug,file.image.filename=q.qcow2,file.inject-error.0.event=l2_update \
+         -c 'write 0 4k' -c 'write -z -f 0 64k' -c 'write -f 0 64k' -c 'write -z -f 64k 0'",
+        "qemu-io --image-opts driver=compress,file.driver=qcow2,file.file.filename=q.qcow2 -c 'write -c 300k 0' -c 'write -c 64k 0'",
         "qemu-io --image-opts driver=qcow2,file.driver=blkdebug,file.align=4k,file.image.filename=e.qcow2,file.inject-error.0.event=cow_read,\
          file.inject-error.0.immediately=on -c 'write 700k 513'",
         "qemu-img check -T none -r all -f raw s.raw",
