@@ -16,7 +16,7 @@ pub(super) enum Verdict {
 
 /// Compares what the two did at the last of `lines` and what they left behind.
 pub(super) fn differs(pair: &Pair, lines: &[String], ran: &[Ran; 2]) -> Verdict {
-    let [ours, real] = ran;
+    let [_, real] = ran;
     let line = lines.last().map_or("", String::as_str);
     if real.code.is_none() {
         return crashed(line, ran);

@@ -291,7 +291,11 @@ pub(super) fn failing(r: &mut Random) -> String {
     let file = *r.pick(&["q.qcow2", "e.qcow2", "t.qcow2", "v.qcow2", "b.qcow2", "g.qcow2", "f.qcow2"]);
     // Whether holes of a raw backing file are copied differs (docs/differences.md).
     let event = match *r.pick(&EVENTS) {
-        "cow_read" | "cow_write" if ["b.qcow2", "f.qcow2", "t.qcow2"].contains(&file) => "write_aio",
+        "cow_read" | "cow_write" | "read_backing_aio"
+            if ["b.qcow2", "f.qcow2", "t.qcow2"].contains(&file) =>
+        {
+            "write_aio"
+        }
         event => event,
     };
     let more = *r.pick(&[
