@@ -58,7 +58,8 @@ impl<F: MappedFormat> Driver for Mapped<F> {
     }
 
     fn limits(&self) -> Limits {
-        self.format.limits()
+        let optimal_transfer = self.format.data().node().limits().optimal_transfer;
+        Limits { optimal_transfer, ..self.format.limits() }
     }
 
     fn children(&self) -> Arc<[Child]> {
