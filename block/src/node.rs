@@ -340,9 +340,7 @@ impl Node {
 
     /// Whether what is written is to become a write of zeroes.
     fn detects_zeroes(&self, from: &IoVec<'_>) -> bool {
-        self.state().flags.detect_zeroes != DetectZeroes::Off
-            && !from.is_empty()
-            && from.parts().all(crate::buffer::is_zero)
+        self.state().flags.detect_zeroes != DetectZeroes::Off && from.parts().all(crate::buffer::is_zero)
     }
 
     /// Whether a write goes to the driver as it is: nobody looks for zeroes, and it is whole request units.

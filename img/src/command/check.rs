@@ -74,6 +74,9 @@ impl Run for CheckArgs {
             false => tool.out.print(human_report(&result)),
         }
         image.close()?;
+        if result.check_errors > 0 {
+            tool.out.error_text("Check failed");
+        }
         Ok(status(&result))
     }
 }
