@@ -67,7 +67,6 @@ def make_system(path, mib):
     with open(path, "wb") as out:
         while left > 0:
             for file in files:
-                # Not all of it: the peaks of the tools cannot be told from one of this script that is higher.
                 with open(file, "rb") as bytes:
                     left -= out.write(bytes.read(max(min(left, LONGEST_FILE), 0)))
 
