@@ -15,7 +15,7 @@ mod worker;
 use crate::{Error, Image, Node, SECTOR};
 use cursor::Cursor;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use turn::Turns;
@@ -144,7 +144,7 @@ pub fn copy_at(
     let piece = match options.compressed {
         // Clusters are cut out of whole chunks.
         Some(_) => chunk,
-        None => piece(sources, target).max(unit).max(shortest_run(options)).min(chunk),
+        None => piece(sources, target, options.order).max(unit).max(shortest_run(options)).min(chunk),
     };
     // What waits for its turn has been read, so nothing may be read during a turn.
     let taken = if options.order == Order::Sequential { piece } else { chunk };
@@ -160,16 +160,13 @@ pub fn copy_at(
         offloads: AtomicBool::new(options.offload && !sources.iter().any(|s| is_filtered(s.image.node()))),
         unit,
         throttle: options.rate.map(|rate| Mutex::new(Throttle::new(rate))),
-        done: AtomicU64::new(0),
     };
     std::thread::scope(|scope| {
         let spawn = |_| scope.spawn(|| job.run());
         let helpers: Vec<_> = (1..options.workers.max(1)).map(spawn).collect();
         let first = job.run();
         helpers.into_iter().map(join).fold(first, Result::and)
-    })?;
-    observer.advance(job.done.into_inner() % CHUNK);
-    Ok(())
+    })
 }
 
 fn join(handle: std::thread::ScopedJoinHandle<'_, Result<(), CopyError>>) -> Result<(), CopyError> {
@@ -198,18 +195,9 @@ struct Job<'a> {
     /// Data and zeroes meet at multiples of this, in bytes.
     unit: u64,
     throttle: Option<Mutex<Throttle>>,
-    /// Bytes that are dealt with.
-    done: AtomicU64,
 }
 
 impl Job<'_> {
-    /// Notes that `bytes` more are dealt with. The observer is told of whole chunks only, however small the pieces are.
-    fn advance(&self, bytes: u64) {
-        let before = self.done.fetch_add(bytes, Ordering::Relaxed);
-        let whole = |bytes: u64| bytes - bytes % CHUNK;
-        self.observer.advance(whole(before + bytes) - whole(before));
-    }
-
     /// Reads what belongs at `at` of the target, from as many sources as that is in.
     fn read(&self, at: u64, mut bytes: &mut [u8]) -> crate::Result<()> {
         let (mut at, mut start) = (at, 0);
@@ -251,10 +239,15 @@ fn chunk(options: &CopyOptions) -> u64 {
     }
 }
 
-/// How much to read and write at once: what suits all who take part, if each of them knows that, else a whole chunk.
-fn piece(sources: &[Segment], target: &Image) -> u64 {
+/// How much to read and write at once: what suits all who take part, if each of them knows that, else a whole chunk. In order,
+/// progress is told piece by piece, and of images with clusters in chunks.
+fn piece(sources: &[Segment], target: &Image, order: Order) -> u64 {
     let images = sources.iter().map(|segment| &segment.image).chain([target]);
-    let wishes = images.map(|image| image.limits().optimal_transfer.map(|wish| wish.clamp(SECTOR, CHUNK)));
+    let wishes = images.map(|image| {
+        let limits = image.limits();
+        let fits = order == Order::Any || limits.cluster_size.is_none();
+        limits.optimal_transfer.filter(|_| fits).map(|wish| wish.clamp(SECTOR, CHUNK))
+    });
     wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
 }
 

@@ -67,7 +67,7 @@ impl<'a, 'j> Worker<'a, 'j> {
             if in_turn {
                 self.job.turns.end(number);
             }
-            self.job.advance(work);
+            self.job.observer.advance(work);
         }
         Ok(())
     }
