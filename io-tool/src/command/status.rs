@@ -53,8 +53,9 @@ fn info(session: &mut Session<'_>, _: Words<'_>) -> Outcome {
     let layout = node.layout().ok_or(Failure::Told)?;
     out.line(format_args!("cluster size: {}", size(layout.limits().cluster_size.unwrap_or(0).into())));
     out.line(format_args!("vm state offset: {}", size(layout.vmstate_offset())));
-    if let Some((_, data)) = node.info().specific {
-        out.print(format_args!("Format specific information:\n{}", block::tool::dump::lines(&data, "    ")));
+    let details = node.info().specific.map(|(_, data)| block::tool::dump::lines(&data, "    ").to_string());
+    if let Some(text) = details.filter(|text| !text.is_empty()) {
+        out.print(format_args!("Format specific information:\n{text}"));
     }
     Ok(())
 }
