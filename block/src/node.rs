@@ -305,7 +305,9 @@ impl Node {
             let range = at..at + from.len() as u64;
             return self.serve_zeroes(range, self.detected_flags(flags));
         }
-        flags.set(WriteFlags::FUA, flags.contains(WriteFlags::FUA) && !self.state().flags.no_flush);
+        if self.state().flags.no_flush {
+            flags -= WriteFlags::FUA;
+        }
         let native = flags & limits.write_flags;
         if flags.contains(WriteFlags::COMPRESSED) && !native.contains(WriteFlags::COMPRESSED) {
             return Err(Error::from_errno(nix::libc::ENOTSUP));

@@ -148,7 +148,7 @@ pub(crate) fn parse(args: Vec<OsString>, out: &Out) -> Result<Cli, ExitCode> {
 
 fn report(e: &clap::Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
-        ErrorKind::DisplayHelp => out.print(e.to_string()),
+        ErrorKind::DisplayHelp => out.print(e),
         ErrorKind::DisplayVersion => out.line(format_args!("{} {}", out.program(), version())),
         _ => {
             out.error_text(&complaint(e, last));

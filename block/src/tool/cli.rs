@@ -21,7 +21,7 @@ pub fn any_value(command: Command) -> Command {
 /// it. Gives the exit status.
 pub fn report(e: &Error, last: &str, out: &Out) -> ExitCode {
     match e.kind() {
-        ErrorKind::DisplayHelp => out.print(e.to_string()),
+        ErrorKind::DisplayHelp => out.print(e),
         ErrorKind::DisplayVersion => out.line(format_args!("{} version {}", out.program(), version())),
         _ => {
             let hint = format!("Try '{} --help' for more information", out.program());
