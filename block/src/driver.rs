@@ -51,8 +51,6 @@ pub struct Limits {
     pub memory_align: u32,
     /// The longest request, in bytes; none when `None`.
     pub max_transfer: Option<u64>,
-    /// The length of request that a long copy is fastest with, in bytes, where the driver knows one.
-    pub optimal_transfer: Option<u64>,
     /// Writes of zeroes are best aligned to this many bytes.
     pub zero_granularity: u32,
     /// Discards smaller than this many bytes have no effect.
@@ -77,7 +75,6 @@ impl Default for Limits {
             request_align: 1,
             memory_align: 1,
             max_transfer: None,
-            optimal_transfer: None,
             zero_granularity: 1,
             discard_granularity: 1,
             discards_parts: false,

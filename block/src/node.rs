@@ -553,11 +553,14 @@ impl Node {
         }
     }
 
-    fn serve_flush(&self, mut level: Level) -> Result<()> {
+    /// How far a flush goes that was asked for `level`.
+    fn honoured(&self, level: Level) -> Level {
+        if self.state().flags.no_flush { Level::Os } else { level }
+    }
+
+    fn serve_flush(&self, level: Level) -> Result<()> {
         let (state, below) = (self.state(), self.primary());
-        if state.flags.no_flush {
-            level = Level::Os;
-        }
+        let level = self.honoured(level);
         let tell = |event| below.iter().for_each(|node| node.event(Event(event)));
         tell("flush_to_os");
         if below.is_some() || level == Level::Os {
@@ -690,7 +693,7 @@ impl Node {
     fn serve_close(&self) -> Result<()> {
         let children = self.children();
         // What is written last is what the lowest layers make durable.
-        let level = if children.is_empty() { Level::Disk } else { Level::Os };
+        let level = if children.is_empty() { self.honoured(Level::Disk) } else { Level::Os };
         let flushed = if self.state().flags.read_only { Ok(()) } else { self.state().driver.flush(level) };
         let stored = if self.state().flags.read_only { Ok(()) } else { self.store_bitmaps() };
         // Closing tries again whatever a flush could not do, and says more about it.

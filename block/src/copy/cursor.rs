@@ -65,23 +65,6 @@ struct Position<'a> {
     rest: Option<Extent>,
 }
 
-impl<'a> Span<'a> {
-    /// The span in pieces that end at multiples of `piece` bytes of the target.
-    pub(super) fn pieces(&self, piece: u64) -> impl Iterator<Item = Span<'a>> + use<'a> {
-        let Span { source, source_at, at, len, kind, .. } = *self;
-        let stored = self.stored.clone();
-        let mut done = 0;
-        std::iter::from_fn(move || {
-            let start = at + done;
-            let part = (piece - start % piece).min(len - done);
-            let stored = stored.as_ref().map(|(node, offset)| (Arc::clone(node), offset + done));
-            let span = Span { source, source_at: source_at + done, at: start, len: part, kind, stored };
-            done += part;
-            (part > 0).then_some(span)
-        })
-    }
-}
-
 impl<'a> Position<'a> {
     fn new(segment: &'a Segment, at: u64) -> Self {
         let extents = Extents::new(segment.image.node(), at..segment.range.end, Want::Zeroes);

@@ -12,7 +12,7 @@ mod tests;
 mod turn;
 mod worker;
 
-use crate::{Error, Image, Node, SECTOR};
+use crate::{Error, Image, Node};
 use cursor::Cursor;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use turn::Turns;
 
-/// The longest piece a worker takes at once, in bytes, unless longer runs of zeroes are looked for.
+/// The longest chunk a worker takes at once, in bytes, unless longer runs of zeroes are looked for.
 pub const CHUNK: u64 = 1 << 20;
 
 /// Where the bytes of the target come from: a part of an image.
@@ -139,18 +139,10 @@ pub fn copy_at(
     options: &CopyOptions,
     observer: &dyn Observer,
 ) -> Result<(), CopyError> {
-    let unit = unit(target, options);
     let chunk = chunk(options);
-    let piece = match options.compressed {
-        // Clusters are cut out of whole chunks.
-        Some(_) => chunk,
-        None => piece(sources, target, options.order).max(unit).max(shortest_run(options)).min(chunk),
-    };
-    // What waits for its turn has been read, so nothing may be read during a turn.
-    let taken = if options.order == Order::Sequential { piece } else { chunk };
     let job = Job {
-        cursor: Mutex::new((0, Cursor::new(sources, options, observer, taken).starting_at(start))),
-        piece,
+        cursor: Mutex::new((0, Cursor::new(sources, options, observer, chunk).starting_at(start))),
+        chunk,
         sources,
         turns: Turns::default(),
         target,
@@ -158,7 +150,7 @@ pub fn copy_at(
         observer,
         failed: AtomicBool::new(false),
         offloads: AtomicBool::new(options.offload && !sources.iter().any(|s| is_filtered(s.image.node()))),
-        unit,
+        unit: unit(target, options),
         throttle: options.rate.map(|rate| Mutex::new(Throttle::new(rate))),
     };
     std::thread::scope(|scope| {
@@ -182,8 +174,8 @@ fn is_filtered(node: &Arc<Node>) -> bool {
 struct Job<'a> {
     /// The cursor and how many chunks it has handed out.
     cursor: Mutex<(u64, Cursor<'a>)>,
-    /// How much of a chunk is read and written at once, in bytes.
-    piece: u64,
+    /// The longest chunk that is read or written, in bytes.
+    chunk: u64,
     sources: &'a [Segment],
     turns: Turns,
     target: &'a Image,
@@ -229,7 +221,7 @@ fn shortest_run(options: &CopyOptions) -> u64 {
     options.sparse.checked_next_power_of_two().unwrap_or(CHUNK)
 }
 
-/// The longest piece a worker takes at once, in bytes: runs of zeroes of the length asked for must fit, and compressed
+/// The longest chunk a worker takes at once, in bytes: runs of zeroes of the length asked for must fit, and compressed
 /// clusters are whole.
 fn chunk(options: &CopyOptions) -> u64 {
     match options.compressed {
@@ -237,18 +229,6 @@ fn chunk(options: &CopyOptions) -> u64 {
         Some(cluster) => (CHUNK / 8).max(shortest_run(options)).next_multiple_of(cluster),
         None => CHUNK.max(shortest_run(options)),
     }
-}
-
-/// How much to read and write at once: what suits all who take part, if each of them knows that, else a whole chunk. In order,
-/// progress is told piece by piece, and of images with clusters in chunks.
-fn piece(sources: &[Segment], target: &Image, order: Order) -> u64 {
-    let images = sources.iter().map(|segment| &segment.image).chain([target]);
-    let wishes = images.map(|image| {
-        let limits = image.limits();
-        let fits = order == Order::Any || limits.cluster_size.is_none();
-        limits.optimal_transfer.filter(|_| fits).map(|wish| wish.clamp(SECTOR, CHUNK))
-    });
-    wishes.reduce(|a, b| Some(a?.min(b?))).flatten().unwrap_or(CHUNK)
 }
 
 /// The unit in which zeroes are looked for: what the target allocates at once, but no finer than the runs of zeroes that

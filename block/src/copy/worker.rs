@@ -40,33 +40,26 @@ impl<'a, 'j> Worker<'a, 'j> {
             let Some((number, span)) = self.next()? else { return Ok(()) };
             let work = span.work(self.job.options);
             self.wait_for_rate(work);
+            let offload = span.stored.is_some() && self.job.offloads.load(Ordering::Relaxed);
+            if work > 0 && !offload {
+                self.fill(&span)?;
+                self.pack(&span)?;
+            }
             let in_turn = self.job.options.order == Order::Sequential;
-            let piece = if work > 0 { self.job.piece } else { u64::MAX };
-            let mut parts = span.pieces(piece).peekable();
-            while let Some(part) = parts.next() {
-                let offload = part.stored.is_some() && self.job.offloads.load(Ordering::Relaxed);
-                if work > 0 && !offload {
-                    self.fill(&part)?;
-                    self.pack(&part)?;
-                }
-                if in_turn && !self.job.turns.wait(number) {
-                    return Ok(());
-                }
-                let ends_turn = in_turn && parts.peek().is_none();
-                // What comes next is placed behind it from then on, whenever the bytes of either arrive.
-                let placed = || {
-                    if ends_turn {
-                        self.job.turns.end(number);
-                    }
-                };
-                match offload {
-                    true => self.offload(&part)?,
-                    false => self.write(&part, &placed)?,
-                }
+            if in_turn && !self.job.turns.wait(number) {
+                return Ok(());
             }
-            if in_turn {
-                self.job.turns.end(number);
+            // What comes next is placed behind it from then on, whenever the bytes of either arrive.
+            let placed = || {
+                if in_turn {
+                    self.job.turns.end(number);
+                }
+            };
+            match offload {
+                true => self.offload(&span)?,
+                false => self.write(&span, &placed)?,
             }
+            placed();
             self.job.observer.advance(work);
         }
         Ok(())
@@ -90,7 +83,7 @@ impl<'a, 'j> Worker<'a, 'j> {
     /// Fills the buffer with what is to be written.
     fn fill(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
         if self.buffer.is_empty() {
-            self.buffer = Buffer::zeroed(self.job.piece as usize);
+            self.buffer = Buffer::zeroed(self.job.chunk as usize);
         }
         let bytes = &mut self.buffer[..span.len as usize];
         if span.kind == SpanKind::Zero {
@@ -119,7 +112,7 @@ impl<'a, 'j> Worker<'a, 'j> {
         Ok(())
     }
 
-    /// Whether a piece is to be stored as whole compressed clusters, the last of which the end of the image may cut.
+    /// Whether a range is to be stored as whole compressed clusters, the last of which the end of the image may cut.
     fn is_whole(&self, at: u64, len: u64) -> bool {
         let Some(unit) = self.job.options.compressed else { return false };
         let end = at + len;
@@ -139,7 +132,7 @@ impl<'a, 'j> Worker<'a, 'j> {
         }
     }
 
-    /// Lets the host copy a piece; where it cannot, copies it, and asks no more.
+    /// Lets the host copy a chunk; where it cannot, copies it, and asks no more.
     fn offload(&mut self, span: &Span<'_>) -> Result<(), CopyError> {
         let (node, offset) = span.stored.as_ref().expect("only what is stored somewhere is offloaded");
         if self.job.target.copy_in(span.at, node, *offset, span.len).is_ok() {
@@ -150,7 +143,7 @@ impl<'a, 'j> Worker<'a, 'j> {
         self.write(span, &|| ())
     }
 
-    /// Writes a piece; calls `placed` as soon as the last of it has its place, if that is before the end.
+    /// Writes a chunk; calls `placed` as soon as the last of it has its place, if that is before the end.
     fn write(&self, span: &Span<'_>, placed: &dyn Fn()) -> Result<(), CopyError> {
         match span.kind {
             SpanKind::Backed => Ok(()),

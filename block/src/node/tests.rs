@@ -294,7 +294,8 @@ fn where_nothing_need_last_flushes_end_at_the_operating_system() {
         let (node, log) = Strict::node(vec![1; 4096], limits, true, careless);
         node.write(0, &IoVec::from(&[0; 3][..]), WriteFlags::FUA).unwrap();
         node.flush(Level::Disk).unwrap();
-        assert_eq!(log.take(), ["write 0..3", "flush Os"]);
+        node.close().unwrap();
+        assert_eq!(log.take(), ["write 0..3", "flush Os", "flush Os"]);
     }
 }
 

@@ -94,7 +94,6 @@ impl Driver for Payload {
         Limits {
             request_align: self.unit() as u32,
             memory_align: below.memory_align,
-            optimal_transfer: below.optimal_transfer,
             write_flags: WriteFlags::FUA,
             ..Limits::default()
         }

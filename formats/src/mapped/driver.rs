@@ -58,8 +58,7 @@ impl<F: MappedFormat> Driver for Mapped<F> {
     }
 
     fn limits(&self) -> Limits {
-        let optimal_transfer = self.format.data().node().limits().optimal_transfer;
-        Limits { optimal_transfer, ..self.format.limits() }
+        self.format.limits()
     }
 
     fn children(&self) -> Arc<[Child]> {

@@ -1,6 +1,5 @@
 //! Requests on a file.
 
-use super::direct::Alignment;
 use super::{FileDriver, FileKind, FileOptions};
 use crate::graph::ReopenCtx;
 use crate::{
@@ -20,11 +19,6 @@ use std::sync::atomic::Ordering;
 
 /// The most buffers one system call takes (`IOV_MAX`).
 const MAX_BUFFERS: usize = 1024;
-
-/// The best length of requests to the page cache, in bytes: what is read is still in the second-level cache of the
-/// processor when it is transformed and written, and a request is long enough to hide what it costs by itself. Measured
-/// on files in memory; from 1 MiB on both directions are a sixth slower.
-const CACHED_TRANSFER: u64 = 256 << 10;
 
 const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
 
@@ -138,7 +132,6 @@ impl Driver for FileDriver {
             request_align: self.align.request,
             memory_align: self.align.memory,
             max_transfer: Some(0x7fff_0000),
-            optimal_transfer: (self.align == Alignment::NONE).then_some(CACHED_TRANSFER),
             discard_granularity: self.sector,
             discards_parts: !self.is_device(),
             write_flags: WriteFlags::FUA,
