@@ -360,12 +360,7 @@ impl Node {
             return self.serve_write(at, from, WriteFlags::empty());
         }
         let _guard = self.inflight.begin(at..at + len, Mode::Plain);
-        self.noting_writes(|| {
-            self.event(Event("pwritev"));
-            let done = self.state().driver.write_placed(at, from, placed);
-            self.event(Event("pwritev_done"));
-            done
-        })
+        self.noting_writes(|| self.announcing_write(|| self.state().driver.write_placed(at, from, placed)))
     }
 
     fn serve_copy(&self, at: u64, from: &Node, from_at: u64, len: u64) -> Result<()> {
@@ -390,8 +385,13 @@ impl Node {
     }
 
     fn write_aligned(&self, at: u64, from: &IoVec<'_>, flags: WriteFlags, limits: &Limits) -> Result<()> {
+        self.announcing_write(|| self.write_pieces(at, from, flags, limits))
+    }
+
+    /// Carries out a write of whole units between the events that tell of it.
+    fn announcing_write(&self, write: impl FnOnce() -> Result<()>) -> Result<()> {
         self.event(Event("pwritev"));
-        let done = self.write_pieces(at, from, flags, limits);
+        let done = write();
         self.event(Event("pwritev_done"));
         done
     }
